@@ -1,0 +1,37 @@
+"""From a model's Hessian to what your optimiser will do: measure, predict, recommend, verify.
+
+The public names, each loaded when first used, so that importing eigenstep stays fast.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "bridge": ("Group", "Optimizer", "rule_of"),
+    "errors": ("BadFile", "EigenstepError", "InvalidValue", "UnknownName", "Unsupported"),
+    "problems": ("Himmelblau", "DoubleWell", "Problem", "Quadratic", "RealLoss", "Rosenbrock"),
+    "rules": (
+        *("RULES", "Rule", "LinearRule", "State", "advance", "rule_named"),
+        *("GradientDescent", "HeavyBall", "Momentum", "EMAMomentum", "Nesterov", "SignDescent", "Lion"),
+        *("AdaGrad", "RMSProp", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"),
+    ),
+    "simulate": ("Run", "simulate"),
+    "spectrum": ("Spectrum",),
+    "theory": ("max_stable_lr", "predict", "tune"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module (PEP 562)."""
+    if name not in _MODULE:
+        raise AttributeError(f"module 'eigenstep' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"eigenstep.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""The article's experiments and claims, as data plus a runner."""

@@ -1,0 +1,1 @@
+"""From model, loss and data to a Spectrum, without forming the Hessian."""

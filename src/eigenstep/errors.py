@@ -1,0 +1,42 @@
+"""The exceptions of eigenstep: each message says what was wrong, where, and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EigenstepError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class InvalidValue(EigenstepError, ValueError):
+    """A value outside its range, of the wrong shape, or not finite."""
+
+
+class UnknownName(EigenstepError, ValueError):
+    """A rule, problem, hyperparameter or other name that does not exist."""
+
+    @classmethod
+    def among(cls, what: str, name: str, valid: Iterable[str]) -> "UnknownName":
+        """Build the error for `name`, with the nearest valid name first."""
+        options = list(valid)
+        close = nearest(name, options)
+        hint = f"did you mean {close!r}? " if close else ""
+        return cls(f"{what} {name!r} does not exist: {hint}valid are {', '.join(options)}")
+
+
+class Unsupported(EigenstepError, TypeError):
+    """A method or object that has no exact answer here; the message says what to do instead."""
+
+
+class BadFile(EigenstepError, ValueError):
+    """A file that cannot be read or written, or that is not what was asked for."""
+
+
+def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the valid name that looks most like `name`, if any does.
+
+    >>> nearest("momentun", ["lr", "momentum"])
+    'momentum'
+    """
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=cutoff)
+    return close[0] if close else None

@@ -1,0 +1,332 @@
+"""Rules that measure their step in a unit per coordinate: AdaGrad, RMSProp and the Adam family."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from eigenstep.errors import InvalidValue
+from eigenstep.rules.base import Coefficients, LinearRule, Number, State, advance
+
+
+@dataclass(frozen=True)
+class AdaptiveRule(LinearRule):
+    """What all adaptive rules share: a unit that is a root mean square, guarded by eps or by delta.
+
+    `eps` is added outside the root, as torch does; `delta` inside it, as the article does. One of the two is given;
+    without either, torch's eps. Where the mean square is 0, delta acts as eps = sqrt(delta).
+
+    Raises InvalidValue when both are given.
+    """
+
+    eps: Number | None = field(default=None, kw_only=True)
+    delta: Number | None = field(default=None, kw_only=True)
+
+    default_eps: ClassVar[float] = 1e-8
+
+    def __post_init__(self) -> None:
+        """Settle which of eps and delta guards the root."""
+        if self.eps is not None and self.delta is not None:
+            raise InvalidValue(f"{type(self).__name__}: give eps (outside the root) or delta (inside it), not both")
+        if self.eps is None and self.delta is None:
+            object.__setattr__(self, "eps", self.default_eps)
+        super().__post_init__()
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the rule with some hyperparameters changed; a new delta takes eps's place, and the reverse."""
+        for new, old in (("eps", "delta"), ("delta", "eps")):
+            if changes.get(new) is not None:
+                changes.setdefault(old, None)
+        return super().replace(**changes)
+
+    def root(self, mean_square: Tensor) -> Tensor:
+        """sqrt(mean_square) + eps, or sqrt(mean_square + delta)."""
+        if self.delta is not None:
+            return (mean_square + self.delta).sqrt()
+        assert self.eps is not None  # settled in __post_init__
+        return mean_square.sqrt() + self.eps
+
+
+@dataclass(frozen=True)
+class AdaGrad(AdaptiveRule):
+    """AdaGrad (Duchi et al. 2011): s <- s + g^2; x <- x - lr / (1 + (t - 1) lr_decay) * g / (sqrt(s) + eps).
+
+    >>> AdaGrad().eps
+    1e-10
+    """
+
+    lr: Number = 1e-2
+    lr_decay: Number = 0.0
+    initial_accumulator_value: Number = field(default=0.0, kw_only=True)
+
+    name = "adagrad"
+    scale_names = ("sum",)
+    default_eps = 1e-10
+    unit_only_grows = True
+
+    def init(self, x: Tensor) -> State:
+        """The sum starts at initial_accumulator_value."""
+        return State((), (torch.zeros_like(x) + self.initial_accumulator_value,))
+
+    def accumulate(self, grad: Tensor, scales: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """s + g^2."""
+        return (torch.addcmul(scales[0], grad, grad),)
+
+    def unit(self, scales: tuple[Tensor, ...], t: int) -> Tensor:
+        """sqrt(s) + eps."""
+        return self.root(scales[0])
+
+    def coefficients(self, t: int | None) -> Coefficients:
+        """What lr_decay leaves of lr; in the late limit nothing, unless lr_decay is 0."""
+        if t is None:
+            return (0.0**self.lr_decay,)
+        return (1 / (1 + (t - 1) * self.lr_decay),)
+
+    def move(
+        self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x - lr * remaining * g / unit."""
+        return advance(self.shrink(x), grad, -self.lr * c[0], unit), ()
+
+
+@dataclass(frozen=True)
+class RMSProp(AdaptiveRule):
+    """RMSProp (Hinton 2012): v <- alpha v + (1 - alpha) g^2; b <- momentum b + g / (sqrt(v) + eps); x <- x - lr b.
+
+    With `centered`, the square of the mean gradient is taken off v. With momentum it is not Adam: the momentum is a
+    trace (it accumulates) of gradients already scaled, and nothing is bias-corrected.
+
+    >>> RMSProp().alpha
+    0.99
+    """
+
+    lr: Number = 1e-2
+    alpha: Number = 0.99
+    momentum: Number = field(default=0.0, kw_only=True)
+    centered: bool = field(default=False, kw_only=True)
+
+    name = "rmsprop"
+
+    @property
+    def buffer_names(self) -> tuple[str, ...]:
+        """No buffer without momentum, as in torch."""
+        return () if not isinstance(self.momentum, Tensor) and self.momentum == 0 else ("momentum_buffer",)
+
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """The mean gradient is only kept when centred."""
+        return ("square_avg", "grad_avg") if self.centered else ("square_avg",)
+
+    def accumulate(self, grad: Tensor, scales: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Move the averages towards g^2 and, centred, towards g."""
+        new = (grad * grad, grad)
+        return tuple(torch.lerp(n, old, self.alpha) for n, old in zip(new, scales, strict=False))
+
+    def unit(self, scales: tuple[Tensor, ...], t: int) -> Tensor:
+        """sqrt(v) + eps, or sqrt(v - mean^2) + eps."""
+        return self.root(scales[0] - scales[1] ** 2 if self.centered else scales[0])
+
+    def move(
+        self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """b <- momentum * b + g / unit; x - lr * b."""
+        if not buffers:
+            return advance(self.shrink(x), grad, -self.lr, unit), ()
+        buffer = advance(self.momentum * buffers[0], grad, 1.0, unit)
+        return advance(self.shrink(x), buffer, -self.lr), (buffer,)
+
+
+@dataclass(frozen=True)
+class _Moments(AdaptiveRule):
+    """The two moments of Kingma and Ba (2014): m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2, both from zero."""
+
+    betas: tuple[Number, Number] = (0.9, 0.999)
+
+    buffer_names = ("exp_avg",)
+
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """The second moment."""
+        return ("exp_avg_sq",)
+
+    def accumulate(self, grad: Tensor, scales: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """v <- b2 v + (1 - b2) g^2."""
+        return (torch.lerp(grad * grad, scales[0], self.betas[1]),)
+
+    def unit(self, scales: tuple[Tensor, ...], t: int) -> Tensor:
+        """sqrt(v / (1 - b2^t)) + eps."""
+        return self.root(scales[-1] / (1 - self.betas[1] ** t))
+
+    def coefficients(self, t: int | None) -> Coefficients:
+        """The first moment's bias correction, 1 / (1 - b1^t)."""
+        return (1.0 if t is None else 1 / (1 - self.betas[0] ** t),)
+
+    def mean(self, grad: Tensor, buffers: tuple[Tensor, ...]) -> Tensor:
+        """m <- b1 m + (1 - b1) g."""
+        return torch.lerp(grad, buffers[0], self.betas[0])
+
+    def move(
+        self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x - lr * correction * m / unit."""
+        mean = self.mean(grad, buffers)
+        return advance(self.shrink(x), mean, -self.lr * c[0], unit), (mean,)
+
+
+@dataclass(frozen=True)
+class Adam(_Moments):
+    """Adam (Kingma and Ba 2014, arXiv 1412.6980): x <- x - lr * m_hat / (sqrt(v_hat) + eps), both bias-corrected.
+
+    With `amsgrad` (Reddi et al. 2018) v_hat is made from the largest v so far. P = sqrt(v_hat) + eps.
+
+    >>> Adam().eps
+    1e-08
+    """
+
+    amsgrad: bool = field(default=False, kw_only=True)
+
+    name = "adam"
+
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """The second moment and, for AMSGrad, its largest value so far."""
+        return ("exp_avg_sq", "max_exp_avg_sq") if self.amsgrad else ("exp_avg_sq",)
+
+    def accumulate(self, grad: Tensor, scales: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """v, and its running maximum."""
+        (v,) = super().accumulate(grad, scales)
+        return (v, torch.maximum(scales[1], v)) if self.amsgrad else (v,)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay, .01 by default (Loshchilov and Hutter 2017, arXiv 1711.05101).
+
+    >>> AdamW().weight_decay, AdamW().decoupled
+    (0.01, True)
+    """
+
+    weight_decay: Number = field(default=1e-2, kw_only=True)
+    decoupled: bool = field(default=True, kw_only=True)
+
+    name = "adamw"
+
+
+@dataclass(frozen=True)
+class Adamax(_Moments):
+    """Adamax (Kingma and Ba 2014, section 7.1): u <- max(b2 u, |g| + eps); x <- x - lr * m_hat / u.
+
+    There is no root, hence no delta.
+
+    >>> Adamax().lr
+    0.002
+    """
+
+    lr: Number = 2e-3
+
+    name = "adamax"
+
+    def __post_init__(self) -> None:
+        """Refuse delta."""
+        if self.delta is not None:
+            raise InvalidValue("Adamax: its unit has no root for delta to stand in; give eps")
+        super().__post_init__()
+
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """The decaying maximum."""
+        return ("exp_inf",)
+
+    def accumulate(self, grad: Tensor, scales: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """max(b2 u, |g| + eps)."""
+        assert self.eps is not None  # settled in __post_init__
+        return (torch.maximum(self.betas[1] * scales[0], grad.abs() + self.eps),)
+
+    def unit(self, scales: tuple[Tensor, ...], t: int) -> Tensor:
+        """u itself."""
+        return scales[0]
+
+
+@dataclass(frozen=True)
+class NAdam(_Moments):
+    """NAdam (Dozat 2016) as torch has it: Nesterov's momentum in Adam, with a momentum schedule.
+
+    mu_t = b1 (1 - 0.96^(t momentum_decay) / 2); x <- x - lr ((1 - mu_t) / (1 - prod mu) g + mu_(t+1) / (1 - prod mu
+    mu_(t+1)) m) / (sqrt(v_hat) + eps). The late limit, mu = b1, comes only after some 85,000 updates.
+
+    >>> NAdam().momentum_decay
+    0.004
+    """
+
+    lr: Number = 2e-3
+    momentum_decay: Number = field(default=4e-3, kw_only=True)
+
+    name = "nadam"
+
+    def coefficients(self, t: int | None) -> Coefficients:
+        """The weights of the gradient and of the first moment."""
+        if t is None:
+            return (1 - self.betas[0], self.betas[0])
+        mu, following = self._mu(t), self._mu(t + 1)
+        product = self._product(t)
+        return ((1 - mu) / (1 - product), following / (1 - product * following))
+
+    def _mu(self, t: int) -> Number:
+        return self.betas[0] * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
+
+    def _product(self, t: int) -> Number:
+        """mu_1 ... mu_t, begun anew at each t; below 1e-18, where 1 - product is 1, it is 0."""
+        largest = float(torch.as_tensor(self.betas[0], dtype=torch.float64).max())
+        if largest == 0 or largest**t < 1e-18:
+            return 0.0
+        product: Number = 1.0
+        for i in range(1, t + 1):
+            product = product * self._mu(i)
+        return product
+
+    def move(
+        self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x - lr * (c_g * g + c_m * m) / unit."""
+        mean = self.mean(grad, buffers)
+        x = advance(self.shrink(x), grad, -self.lr * c[0], unit)
+        return advance(x, mean, -self.lr * c[1], unit), (mean,)
+
+
+@dataclass(frozen=True)
+class RAdam(_Moments):
+    """RAdam (Liu et al. 2019, arXiv 1908.03265): Adam with its step rectified, and no unit while rho_t <= 5.
+
+    rho_t = rho_inf - 2 t b2^t / (1 - b2^t), rho_inf = 2 / (1 - b2) - 1. As in torch, eps is added to sqrt(v) before the
+    bias correction divides both.
+
+    >>> RAdam().lr
+    0.001
+    """
+
+    name = "radam"
+
+    def unit(self, scales: tuple[Tensor, ...], t: int) -> Tensor:
+        """(sqrt(v) + eps) / sqrt(1 - b2^t), or 1 while not rectified."""
+        correction = 1 - self.betas[1] ** t
+        if self.delta is not None:
+            root = self.root(scales[0] / correction)
+        else:
+            root = self.root(scales[0]) / correction**0.5
+        return torch.where(torch.as_tensor(self._length(t) > 5), root, torch.ones_like(root))
+
+    def coefficients(self, t: int | None) -> Coefficients:
+        """Bias correction times rectification."""
+        if t is None:
+            return (1.0,)
+        rho, top = (torch.as_tensor(self._length(s), dtype=torch.float64) for s in (t, None))
+        squared = (rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho)
+        rectified = torch.where(rho > 5, squared, 1.0).sqrt()
+        return ((rectified if rectified.dim() else float(rectified)) / (1 - self.betas[0] ** t),)
+
+    def _length(self, t: int | None) -> Number:
+        """rho_t, the length of the approximated average; rho_inf for None."""
+        b2 = self.betas[1]
+        top = 2 / (1 - b2) - 1
+        return top if t is None else top - 2 * t * b2**t / (1 - b2**t)

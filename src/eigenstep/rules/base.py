@@ -1,0 +1,236 @@
+"""What an update rule is: a linear filter on gradients, measured in an adaptive unit per coordinate."""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from eigenstep.errors import InvalidValue, UnknownName
+
+Number = float | Tensor
+Coefficients = tuple[Number, ...]
+
+# Half-open ranges of the hyperparameters that torch names; any other number must only be finite.
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("lr", "weight_decay", "eps", "delta"), (0.0, math.inf)),
+    **dict.fromkeys(("lr_decay", "momentum_decay", "initial_accumulator_value"), (0.0, math.inf)),
+    **dict.fromkeys(("momentum", "alpha", "betas"), (0.0, 1.0)),
+}
+
+
+class State(NamedTuple):
+    """What a rule remembers: momentum-like `buffers` and second-moment-like `scales`, each shaped like x."""
+
+    buffers: tuple[Tensor, ...] = ()
+    scales: tuple[Tensor, ...] = ()
+
+
+def advance(x: Tensor, direction: Tensor, step: Number, unit: Number = 1.0) -> Tensor:
+    """Return x + step * direction / unit in as few passes over memory as torch allows.
+
+    `step` is a number or a tensor of lanes, `unit` a number or a tensor shaped like x.
+    """
+    if isinstance(step, Tensor):
+        return x + step * direction / unit
+    if isinstance(unit, Tensor):
+        return torch.addcdiv(x, direction, unit, value=step)
+    return torch.add(x, direction, alpha=step / unit)
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """An update rule; its dataclass fields are its hyperparameters, under torch's names.
+
+    A numeric field is a number, or a tensor of shape B: then one rule stands for B settings at once. Update
+    counters `t` begin at 1 for the first update.
+
+    Raises InvalidValue for a value out of range and UnknownName for a hyperparameter the rule does not have.
+    """
+
+    lr: Number = 1e-3
+
+    name: ClassVar[str] = ""
+
+    def __new__(cls, *_: Any, **hyperparameters: Any) -> Self:
+        """Refuse unknown hyperparameters with the nearest valid one."""
+        valid = [f.name for f in fields(cls) if f.init]
+        for key in hyperparameters:
+            if key not in valid:
+                raise UnknownName.among(f"{cls.__name__}: hyperparameter", key, valid)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Check every hyperparameter, and turn sequences into tensors of lanes."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            where = f"{type(self).__name__}: {f.name}"
+            if isinstance(f.default, bool):
+                if not isinstance(value, bool):
+                    raise InvalidValue(f"{where}={value!r} must be True or False (modes are not batched)")
+            elif f.name == "betas":
+                if not isinstance(value, (tuple, list)) or len(value) != 2:
+                    raise InvalidValue(f"{where}={value!r} must be a pair of numbers, as (0.9, 0.999)")
+                object.__setattr__(self, "betas", tuple(_checked(where, "betas", b) for b in value))
+            elif (f.name in _RANGES and (value is not None or f.default is not None)) or _looks_numeric(value):
+                object.__setattr__(self, f.name, _checked(where, f.name, value))
+
+    @property
+    def buffer_names(self) -> tuple[str, ...]:
+        """Names of the state's buffers, torch's where torch has the method."""
+        return ()
+
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """Names of the state's scales; a rule that has some is adaptive."""
+        return ()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the step is measured in a unit that the gradients set."""
+        return bool(self.scale_names)
+
+    @property
+    def lanes(self) -> torch.Size:
+        """The shape B over which the numeric fields are batched; () for one setting."""
+        return torch.broadcast_tensors(torch.empty(()), *(v for v in _flat(self) if isinstance(v, Tensor)))[0].shape
+
+    def init(self, x: Tensor) -> State:
+        """Return the state before the first update: zeros shaped like x."""
+        return State(
+            tuple(torch.zeros_like(x) for _ in self.buffer_names),
+            tuple(torch.zeros_like(x) for _ in self.scale_names),
+        )
+
+    @abstractmethod
+    def step(self, x: Tensor, grad: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        """Return the stored point and the state after update t (1 for the first); nothing is changed in place."""
+
+    def iterate(self, x: Tensor, state: State) -> Tensor:
+        """Return the method's iterate from the stored point: x itself, unless a look-ahead point is stored."""
+        return x
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the rule with some hyperparameters changed, checked like new."""
+        return replace(self, **changes)
+
+    def columns(self, like: Tensor) -> Self:
+        """Return the rule with fields of shape B as (B, 1) in the dtype of `like`, to broadcast against (B, n)."""
+        copied = copy.copy(self)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, tuple):
+                object.__setattr__(copied, f.name, tuple(_column(v, like) for v in value))
+            else:
+                object.__setattr__(copied, f.name, _column(value, like))
+        return copied
+
+
+@dataclass(frozen=True)
+class LinearRule(Rule):
+    """A rule whose step, once its unit per coordinate is known, is linear in point, gradient and buffers.
+
+    step: grad <- couple(x, grad); unit, scales <- scale(grad, scales, t); x, buffers <- move(...).
+    A plain rule defines `buffer_names` and `move`; an adaptive one also `scale_names`, `accumulate` and `unit`; one
+    whose coefficients depend on t defines `coefficients`. Analysis and simulation need nothing else.
+
+    `weight_decay` is coupled (added to the gradient) unless `decoupled`, then x shrinks by 1 - lr * weight_decay.
+    """
+
+    weight_decay: Number = field(default=0.0, kw_only=True)
+    decoupled: bool = field(default=False, kw_only=True)
+
+    unit_only_grows: ClassVar[bool] = False  # AdaGrad: whatever the lr, the unit ends up large enough
+
+    def step(self, x: Tensor, grad: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        """Couple, then scale, then move: the one place where a linear rule's step is written."""
+        if t < 1:
+            raise InvalidValue(f"{type(self).__name__}: t={t} must be at least 1; the first update is number 1")
+        grad = self.couple(x, grad)
+        unit, scales = self.scale(grad, state.scales, t)
+        x, buffers = self.move(x, grad, unit, state.buffers, self.coefficients(t))
+        return x, State(buffers, scales)
+
+    def couple(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Return the gradient with coupled weight decay, grad + weight_decay * x."""
+        if self.decoupled or _is_zero(self.weight_decay):
+            return grad
+        return advance(grad, x, self.weight_decay)
+
+    def shrink(self, x: Tensor) -> Tensor:
+        """Return the point after decoupled weight decay, x * (1 - lr * weight_decay); for use in `move`."""
+        if not self.decoupled or _is_zero(self.weight_decay):
+            return x
+        return x * (1 - self.lr * self.weight_decay)
+
+    def scale(self, grad: Tensor, scales: tuple[Tensor, ...], t: int) -> tuple[Number, tuple[Tensor, ...]]:
+        """Return the unit per coordinate for update t, and the scales that gave it."""
+        scales = self.accumulate(grad, scales)
+        return self.unit(scales, t), scales
+
+    def accumulate(self, grad: Tensor, scales: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the scales with this gradient taken in."""
+        return scales
+
+    def unit(self, scales: tuple[Tensor, ...], t: int) -> Number:
+        """Return P, the unit that scales after t updates define; 1 for a rule that does not adapt."""
+        return 1.0
+
+    def coefficients(self, t: int | None) -> Coefficients:
+        """Return everything in `move` that depends on t; for t=None the late limit, which must be finite.
+
+        Once equal to the late limit, the coefficients are taken to stay there.
+        """
+        return ()
+
+    @abstractmethod
+    def move(
+        self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the next stored point and buffers: jointly linear in (x, grad, buffers), with c from coefficients."""
+
+
+def _flat(rule: Rule) -> list[Any]:
+    """The rule's field values, pairs taken apart."""
+    values = [getattr(rule, f.name) for f in fields(rule)]
+    return [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+
+
+def _column(value: Any, like: Tensor) -> Any:
+    return value.to(like.dtype).unsqueeze(-1) if isinstance(value, Tensor) else value
+
+
+def _is_zero(value: Number) -> bool:
+    return not isinstance(value, Tensor) and value == 0
+
+
+def _looks_numeric(value: Any) -> bool:
+    """Whether a field outside torch's names holds a number or lanes, and not a label, a function or nothing."""
+    return isinstance(value, (Real, Tensor, list)) and not isinstance(value, bool)
+
+
+def _checked(where: str, name: str, value: Any) -> Number:
+    """Return the number, or tensor of lanes, that `value` is; InvalidValue unless it lies in the range of `name`."""
+    number: Number
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = value if isinstance(value, (int, float)) else float(value)
+    else:
+        try:
+            tensor = torch.as_tensor(value).detach()
+        except (TypeError, ValueError, RuntimeError):
+            tensor = torch.empty(0, dtype=torch.bool)
+        if tensor.dtype == torch.bool or tensor.is_complex() or tensor.numel() == 0:
+            raise InvalidValue(f"{where}={value!r} must be a number, or a tensor of numbers for a batch of settings")
+        tensor = tensor if tensor.is_floating_point() and isinstance(value, Tensor) else tensor.to(torch.float64)
+        number = float(tensor) if tensor.dim() == 0 else tensor
+    low, high = _RANGES.get(name, (-math.inf, math.inf))
+    inside = torch.as_tensor(number, dtype=torch.float64)
+    if not bool(((inside >= low) & (inside < high) & inside.isfinite()).all()):
+        wanted = "finite" if high == math.inf else f"below {high:g}"
+        floor = "" if low == -math.inf else f" and at least {low:g}"
+        raise InvalidValue(f"{where}={value!r} must be {wanted}{floor}")
+    return number

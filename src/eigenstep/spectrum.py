@@ -1,0 +1,248 @@
+"""Spectrum, where measuring ends and predicting begins; and the one JSON envelope of every file we write."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from eigenstep.errors import BadFile, InvalidValue
+
+Covers = Literal["all", "top", "bottom", "ends", "density"]
+Operator = Literal["hessian", "ggn", "preconditioned"]
+
+FORMAT, VERSION = "eigenstep", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenvalues of a curvature operator, how well each is known, and which part of the whole they cover.
+
+    values: (n,) float64, in the order given, never re-sorted. bounds: (n,) half-widths: some eigenvalue lies within
+    value +- bound. weights: (n,) multiplicities, or for a density the quadrature weights (sum 1). dimension: the
+    operator's.
+    covers: 'all', 'top' (the largest by value, counted with multiplicity), 'bottom', 'ends' (both) or 'density'.
+    operator: 'hessian', 'ggn' or 'preconditioned', P^-1/2 (H + wI) P^-1/2; then `preconditioner` names the rule, t and
+    whether coupled decay is included. provenance: how the numbers were obtained, and whether they converged.
+
+    Raises InvalidValue for empty, non-finite or misshapen contents.
+
+    >>> Spectrum.from_eigenvalues([1.0, 100.0]).condition
+    100.0
+    """
+
+    values: Tensor
+    bounds: Tensor | None = None
+    weights: Tensor | None = None
+    dimension: int | None = None
+    covers: Covers = "all"
+    operator: Operator = "hessian"
+    preconditioner: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the contents and fill in exact bounds, single multiplicities and the dimension."""
+        values = _vector("values", self.values)
+        if values.numel() == 0:
+            raise InvalidValue("Spectrum: no eigenvalues were given; at least one is needed")
+        bounds = torch.zeros_like(values) if self.bounds is None else _vector("bounds", self.bounds)
+        weights = torch.ones_like(values) if self.weights is None else _vector("weights", self.weights)
+        if bounds.shape != values.shape or weights.shape != values.shape:
+            raise InvalidValue("Spectrum: bounds and weights need one entry per eigenvalue")
+        if bool((bounds < 0).any()) or bool((weights < 0).any()):
+            raise InvalidValue("Spectrum: bounds and weights must not be negative")
+        if self.covers not in get_args(Covers) or self.operator not in get_args(Operator):
+            valid = f"one of {get_args(Covers)}, {get_args(Operator)}"
+            raise InvalidValue(f"Spectrum: covers={self.covers!r}, operator={self.operator!r}: {valid}")
+        if self.dimension is None and self.covers != "all":
+            raise InvalidValue("Spectrum: a partial spectrum needs the dimension of its operator")
+        settled = {
+            "values": values,
+            "bounds": bounds,
+            "weights": weights,
+            "dimension": round(float(weights.sum())) if self.dimension is None else int(self.dimension),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_eigenvalues(cls, values: Any, **fields: Any) -> Self:
+        """Return a spectrum of the given eigenvalues, by default all of them and exact.
+
+        >>> Spectrum.from_eigenvalues([3.0, 1.0]).eigenvalues.tolist()
+        [3.0, 1.0]
+        """
+        return cls(values=values, **fields)
+
+    @classmethod
+    def from_matrix(cls, matrix: Any, **fields: Any) -> Self:
+        """Return all eigenvalues of a symmetric (n, n) matrix, largest first.
+
+        The bounds are the backward error of a symmetric eigensolver, n * eps * ||matrix||_2.
+        Raises InvalidValue unless it is square, finite and symmetric to 1e-10 of its largest entry (1e-5 in float32).
+
+        >>> Spectrum.from_matrix([[2.0, 1.0], [1.0, 2.0]]).eigenvalues.round(decimals=9).tolist()
+        [3.0, 1.0]
+        """
+        given = _tensor("matrix", matrix)
+        if given.dim() != 2 or given.shape[0] != given.shape[1] or given.numel() == 0:
+            raise InvalidValue(f"Spectrum.from_matrix: a square matrix is needed, this one is {tuple(given.shape)}")
+        dense = given.to(torch.float64)
+        if not bool(dense.isfinite().all()):
+            raise InvalidValue("Spectrum.from_matrix: the matrix has entries that are not finite")
+        skew, size = float((dense - dense.T).abs().max()), float(dense.abs().max())
+        if skew > (1e-5 if given.dtype == torch.float32 else 1e-10) * size:
+            raise InvalidValue(
+                f"Spectrum.from_matrix: the matrix is not symmetric (largest difference to its transpose {skew:.3g}); "
+                "a Hessian is; symmetrise with (A + A.T) / 2 if the rest is rounding"
+            )
+        values = torch.linalg.eigvalsh((dense + dense.T) / 2).flip(0)
+        epsilon = torch.finfo(given.dtype if given.is_floating_point() else torch.float64).eps
+        bounds = torch.full_like(values, len(values) * epsilon * float(values.abs().max()))
+        fields.setdefault("provenance", {"method": "dense symmetric eigensolver", "converged": True})
+        return cls(values=values, bounds=bounds, **fields)
+
+    @classmethod
+    def geometric(cls, mu: float, L: float, n: int) -> Self:  # noqa: N803 (the literature's names)
+        """Return n eigenvalues spaced evenly in the logarithm from mu to L, 0 < mu <= L.
+
+        >>> Spectrum.geometric(1.0, 100.0, 3).eigenvalues.tolist()
+        [1.0, 10.0, 100.0]
+        """
+        if not (0 < mu <= L < math.inf) or n < 1 or (n == 1 and mu != L):
+            raise InvalidValue(
+                f"Spectrum.geometric: needs 0 < mu <= L and n >= 1 (2 if mu < L), not mu={mu}, L={L}, n={n}"
+            )
+        steps = torch.linspace(0, 1, n, dtype=torch.float64)
+        values = (math.log(mu) + steps * (math.log(L) - math.log(mu))).exp()
+        values[0], values[-1] = mu, L
+        return cls(values=values)
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """The values, (n,) float64, in the order given."""
+        return self.values
+
+    @property
+    def largest(self) -> float | None:
+        """The largest eigenvalue by value; None where the spectrum does not cover it."""
+        return float(self.values.max()) if self.covers in ("all", "top", "ends") else None
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest eigenvalue by value; None where the spectrum does not cover it."""
+        return float(self.values.min()) if self.covers in ("all", "bottom", "ends") else None
+
+    @property
+    def condition(self) -> float | None:
+        """Condition number L / mu; infinite when mu = 0, None when mu < 0 or an end is not covered."""
+        if self.largest is None or self.smallest is None or self.smallest < 0:
+            return None
+        return math.inf if self.smallest == 0 else self.largest / self.smallest
+
+    @cached_property
+    def as_dict(self) -> dict[str, Any]:
+        """The spectrum as plain data, for the file envelope."""
+        assert self.bounds is not None and self.weights is not None  # settled in __post_init__
+        return {
+            "values": self.values.tolist(),
+            "bounds": self.bounds.tolist(),
+            "weights": self.weights.tolist(),
+            "dimension": self.dimension,
+            "covers": self.covers,
+            "operator": self.operator,
+            "preconditioner": None if self.preconditioner is None else dict(self.preconditioner),
+            "provenance": dict(self.provenance),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the spectrum as JSON. Raises BadFile when that is not possible."""
+        write_envelope(path, "spectrum", self.as_dict)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a spectrum that `save` wrote. Raises BadFile for anything else."""
+        content = read_envelope(path, "spectrum")
+        names = ("values", "bounds", "weights", "dimension", "covers", "operator", "preconditioner", "provenance")
+        missing = [name for name in names if name not in content]
+        if missing:
+            raise BadFile(f"{path}: the spectrum lacks {', '.join(missing)}; measure or save it again")
+        try:
+            return cls(**{name: content[name] for name in names})
+        except (InvalidValue, TypeError, ValueError) as error:
+            raise BadFile(f"{path}: not a usable spectrum: {error}") from error
+
+    def __iter__(self) -> Iterator[float]:
+        """Iterate over the eigenvalues."""
+        return iter(self.values.tolist())
+
+    def __len__(self) -> int:
+        """Return the number of values held, not the dimension."""
+        return len(self.values)
+
+
+def write_envelope(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any]) -> None:
+    """Write {"format": "eigenstep", "version": 1, "kind": kind, ...content} as JSON, whole or not at all."""
+    target = Path(path)
+    text = json.dumps({"format": FORMAT, "version": VERSION, "kind": kind, **content}, indent=1, allow_nan=False)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.replace(target)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise BadFile(
+            f"{path}: cannot be written ({error.strerror}); choose a folder that exists and is writable"
+        ) from error
+
+
+def read_envelope(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read a file that `write_envelope` wrote with this kind. Raises BadFile, with the reason, for any other."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(f"{path}: cannot be read ({error}); check the path") from error
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadFile(
+            f"{path}: not whole JSON (line {error.lineno}: {error.msg}); it may be cut off: write it again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BadFile(f"{path}: not a file of {FORMAT}; its JSON has no 'format': '{FORMAT}'")
+    if content.get("version") != VERSION:
+        raise BadFile(
+            f"{path}: version {content.get('version')!r} of the format; this program reads {VERSION}: upgrade {FORMAT}"
+        )
+    if content.get("kind") != kind:
+        raise BadFile(f"{path}: holds a {content.get('kind')!r}, a {kind!r} is needed here")
+    return content
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidValue(f"Spectrum: {name} must be numbers, not {type(value).__name__} ({error})") from error
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InvalidValue(f"Spectrum: {name} must be real numbers, not {tensor.dtype}")
+    return (
+        tensor
+        if tensor.is_floating_point() and isinstance(value, Tensor)
+        else torch.as_tensor(value, dtype=torch.float64)
+    )
+
+
+def _vector(name: str, value: Any) -> Tensor:
+    tensor = _tensor(name, value).to(torch.float64)
+    if tensor.dim() != 1:
+        raise InvalidValue(f"Spectrum: {name} must be one-dimensional, not of shape {tuple(tensor.shape)}")
+    if not bool(tensor.isfinite().all()):
+        raise InvalidValue(f"Spectrum: {name} holds a value that is not finite")
+    return tensor

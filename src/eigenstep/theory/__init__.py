@@ -1,0 +1,1 @@
+"""Stability, rates, counts and best settings of a rule on a spectrum."""
