@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,7 +98,7 @@ class Rule(ABC):
     @property
     def lanes(self) -> torch.Size:
         """The shape B over which the numeric fields are batched; () for one setting."""
-        return torch.broadcast_tensors(torch.empty(()), *(v for v in _flat(self) if isinstance(v, Tensor)))[0].shape
+        return torch.Size(np.broadcast_shapes(*(v.shape for v in _flat(self) if isinstance(v, Tensor))))
 
     def init(self, x: Tensor) -> State:
         """Return the state before the first update: zeros shaped like x."""
