@@ -230,8 +230,14 @@ def _checked(where: str, name: str, value: Any) -> Number:
         number = float(tensor) if tensor.dim() == 0 else tensor
     low, high = _RANGES.get(name, (-math.inf, math.inf))
     inside = torch.as_tensor(number, dtype=torch.float64)
-    if not bool(((inside >= low) & (inside < high) & inside.isfinite()).all()):
+    outside = ~((inside >= low) & (inside < high) & inside.isfinite())
+    if bool(outside.any()):
+        shown = (
+            value
+            if inside.dim() == 0
+            else f"{float(inside[outside][0])} ({int(outside.sum())} of {inside.numel()} settings)"
+        )
         wanted = "finite" if high == math.inf else f"below {high:g}"
         floor = "" if low == -math.inf else f" and at least {low:g}"
-        raise InvalidValue(f"{where}={value!r} must be {wanted}{floor}")
+        raise InvalidValue(f"{where}={shown} must be {wanted}{floor}")
     return number
