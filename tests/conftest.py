@@ -1,11 +1,14 @@
-"""One thread and one seed for every test: steady times, repeatable numbers."""
+"""One thread, one seed and the same examples for every run: steady times, repeatable numbers."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("repeatable", max_examples=30, deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

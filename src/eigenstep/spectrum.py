@@ -120,8 +120,8 @@ class Spectrum:
                 f"Spectrum.geometric: needs 0 < mu <= L and n >= 1 (2 if mu < L), not mu={mu}, L={L}, n={n}"
             )
         steps = torch.linspace(0, 1, n, dtype=torch.float64)
-        values = (math.log(mu) + steps * (math.log(L) - math.log(mu))).exp()
-        values[0], values[-1] = mu, L
+        values = mu * (L / mu) ** steps
+        values[-1] = L
         return cls(values=values)
 
     @property

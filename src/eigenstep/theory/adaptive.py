@@ -31,11 +31,11 @@ def orbit_half_width(rule: Rule) -> float:
 def converging_eps(rule: Rule, sharpness: float) -> float:
     """Return the eps (outside the root; its square is the delta inside) above which the rule converges.
 
-    At the minimum P = eps, and sharpness / eps must stay below the largest stable eigenvalue a. So eps > sharpness / a:
-    that is lr sharpness (1 - b1) / (2 (1 + b1)) for Adam and lr sharpness / 2 for RMSProp. Raises as `orbit_half_width`.
+    At the minimum P = eps, and sharpness / eps must stay below the largest stable eigenvalue a: eps > sharpness / a.
+    That is lr sharpness (1 - b1) / (2 (1 + b1)) for Adam, lr sharpness / 2 for RMSProp. Raises as `orbit_half_width`.
 
     >>> from eigenstep.rules import RMSProp
-    >>> converging_eps(RMSProp(lr=0.1), 4.0)
+    >>> round(converging_eps(RMSProp(lr=0.1), 4.0), 12)
     0.2
     """
     if not math.isfinite(sharpness) or sharpness <= 0:

@@ -68,7 +68,7 @@ def largest_stable_eigenvalue(rule: Rule) -> float:
     Raises InvalidValue at lr = 0, where every curvature is harmless.
 
     >>> from eigenstep.rules import GradientDescent
-    >>> largest_stable_eigenvalue(GradientDescent(lr=0.5))
+    >>> round(largest_stable_eigenvalue(GradientDescent(lr=0.5)), 12)
     4.0
     """
     rule = linear(rule)

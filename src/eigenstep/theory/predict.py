@@ -148,7 +148,7 @@ class _Answers:
         if spectrum.largest is None:
             return self.lacks(names, f"the spectrum covers {spectrum.covers!r}: its largest eigenvalue is not known")
         assert spectrum.bounds is not None
-        top = int(spectrum.values.argmax())
+        top = int(self.values.argmax())
         sharpest, bound = self.values[top], spectrum.bounds[top] * self._magnified(spectrum, top)
         limits = [float(max_stable_lr(self.rule, sharpest + shift * bound)) for shift in (1, 0, -1)]
         self.found |= {"max_stable_lr": limits[1], "max_stable_lr_interval": (min(limits), max(limits))}
@@ -290,6 +290,10 @@ def _effective(rule: LinearRule, spectrum: Spectrum, unit: float | Tensor | None
         raise InvalidValue(
             f"{name} adapts: its limit needs the preconditioned spectrum, not the Hessian's. Give unit= (its frozen P, "
             "for example eps far above the gradients), or a spectrum with operator='preconditioned'"
+        )
+    if torch.as_tensor(unit).dim() and spectrum.covers != "all":
+        raise InvalidValue(
+            f"unit= per eigenvalue needs all of them; the spectrum covers {spectrum.covers!r}: give one number"
         )
     return preconditioned_eigenvalues(rule, spectrum.eigenvalues, unit)
 
