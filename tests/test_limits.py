@@ -181,7 +181,7 @@ def test_signs_have_no_limit(rule: Rule) -> None:
         max_stable_lr(rule, 1.0)
 
 
-# --- the real optimisers, bisected by theory.md's recipe -------------------------------------------------------------
+# --- the real optimisers, bisected by theory.md's recipe ---
 
 
 @dataclass(frozen=True)

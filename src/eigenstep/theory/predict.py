@@ -97,9 +97,10 @@ def predict(
     start: (n,) eigencomponents of the error, aligned with `spectrum.eigenvalues`; with it and a tolerance, `loss`
     on 1/2 sum lambda e^2 and (or) `radius` on |e|, the updates are counted exactly, the rule starting at rest.
     Weight decay moves the fixed point: start and counts refer to the shifted one unless `origin` is given, the (n,)
-    components of (zero parameters - minimum); then they refer to the minimum. unit: the frozen P of an adaptive
-    rule on a plain Hessian spectrum. point='stored' counts at the point that the rule stores (Nesterov's look-ahead
-    in torch).
+    components of (zero parameters - minimum); then they refer to the minimum. Where decoupled decay meets momentum
+    the buffers rest at a value of their own, which `origin` alone can tell: without it the counts take them to start
+    there, and a note says so. unit: the frozen P of an adaptive rule on a plain Hessian spectrum. point='stored'
+    counts at the point that the rule stores (Nesterov's look-ahead in torch).
 
     Raises InvalidValue for lr = 0 (nothing moves, so there is no rate), an adaptive rule on a plain Hessian spectrum
     without `unit`, a batch of settings, or misshapen components; Unsupported for a rule that is not linear.
@@ -122,7 +123,7 @@ def predict(
         radii=radii,
         oscillating=is_oscillating(matrices),
         time_constants=torch.where(radii < 1, -1 / radii.log(), math.inf),
-        notes=_notes(rule, spectrum, values, radii),
+        notes=_notes(rule, spectrum, values, radii, counted_blind=start is not None and origin is None),
         reasons=answers.reasons,
         **answers.found,
     )
@@ -137,6 +138,14 @@ class _Answers:
         self.found: dict[str, Any] = {}
         self._limits(spectrum)
         self._rates(spectrum, radii, stable)
+        if spectrum.condition is None:
+            known = None not in (spectrum.largest, spectrum.smallest)
+            missing = "the smallest eigenvalue is negative" if known else f"the spectrum covers {spectrum.covers!r}"
+            self.reasons["condition"] = missing
+        if spectrum.condition is None:
+            known = None not in (spectrum.largest, spectrum.smallest)
+            missing = "the smallest eigenvalue is negative" if known else f"the spectrum covers {spectrum.covers!r}"
+            self.reasons["condition"] = missing
 
     def lacks(self, names: tuple[str, ...], reason: str) -> None:
         """Answer None to each name, for this reason."""
@@ -298,7 +307,9 @@ def _effective(rule: LinearRule, spectrum: Spectrum, unit: float | Tensor | None
     return preconditioned_eigenvalues(rule, spectrum.eigenvalues, unit)
 
 
-def _notes(rule: LinearRule, spectrum: Spectrum, values: Tensor, radii: Tensor) -> tuple[str, ...]:
+def _notes(
+    rule: LinearRule, spectrum: Spectrum, values: Tensor, radii: Tensor, *, counted_blind: bool
+) -> tuple[str, ...]:
     """Flat and negative directions, and what the numbers rest on, in words."""
     notes = []
     size = float(values.abs().max())
@@ -320,6 +331,10 @@ def _notes(rule: LinearRule, spectrum: Spectrum, values: Tensor, radii: Tensor) 
             notes.append(
                 f"{which}: the rule leaves along them, by {worst:.6g} per update; this is a saddle, not a minimum."
             )
+    if counted_blind and rule.decoupled and rule.weight_decay != 0 and rule.buffer_names:
+        notes.append(
+            "Counts take the buffers to start where decoupled decay lets them rest; origin= starts them empty."
+        )
     if rule.adaptive:
         notes.append(
             "Local, with the preconditioner frozen: while it moves, the rule may do better or worse than this."

@@ -120,8 +120,12 @@ def count(
         if bool(above.any()):
             last_above = done + 1 + int(above.nonzero().max())
         done += len(errors)
-        if ahead is not None and bool((_measured(ahead(state), weights.abs()) <= limits).all()):
-            return Counts(first, last_above + 1)
+        if ahead is not None:
+            least, most = ahead(state)
+            if bool((_measured(most, weights.abs()) <= limits).all()):
+                return Counts(first, last_above + 1)
+            if bool((eigenvalues >= 0).all()) and bool((_measured(least, weights) > limits).any()):
+                return Counts(first, None, "weight decay holds the error above the tolerance for good")
         if ahead is None and (first is not None or not bool((values[-1] <= _LOST * start_values[0].abs() + 1).all())):
             reason = "the rule is not stable on this spectrum, so the error does not stay below"
             return Counts(first, None, reason)
@@ -156,7 +160,7 @@ def peak(moved: Flow) -> float:
 
 
 class _Bound:
-    """For each component, the largest error that any later update can show, from the state now."""
+    """For each component, the least and the largest |error| that any later update can show, from the state now."""
 
     def __init__(self, moved: Flow) -> None:
         self._late, see = moved.late[..., :-1, :-1], moved.see[..., :-1]
@@ -169,10 +173,11 @@ class _Bound:
         self._rest: Tensor = torch.linalg.solve(torch.eye(size).double() - self._late, drive).squeeze(-1)
         self._limit: Tensor = ((see * self._rest).sum(-1) + moved.see[..., -1]).abs()
 
-    def __call__(self, state: Tensor) -> Tensor:
+    def __call__(self, state: Tensor) -> tuple[Tensor, Tensor]:
         deviation = state[..., :-1] - self._rest
         squared: Tensor = torch.einsum("ni,nij,nj->n", deviation, self._gram, deviation)
-        return (self._limit + squared.clamp(min=0).sqrt()).unsqueeze(0)
+        reach = squared.clamp(min=0).sqrt()
+        return (self._limit - reach).clamp(min=0).unsqueeze(0), (self._limit + reach).unsqueeze(0)
 
 
 def _measured(errors: Tensor, weights: Tensor) -> Tensor:
