@@ -11,9 +11,9 @@ from torch import Tensor
 from eigenstep.errors import InvalidValue
 from eigenstep.rules import LinearRule, Rule
 from eigenstep.spectrum import Spectrum
+from eigenstep.theory.answers import effective_eigenvalues
 from eigenstep.theory.limits import frozen_limit, momentum_of, with_momentum
 from eigenstep.theory.linear import linear, radii
-from eigenstep.theory.predict import _effective
 from eigenstep.theory.propagate import components, count, flow
 
 _POINTS = 65  # settings tried per round of a search
@@ -78,7 +78,7 @@ def tune(
         raise InvalidValue(
             f"the spectrum covers {spectrum.covers!r}; the best lr needs both its largest and its smallest eigenvalue"
         )
-    search = _Search(rule, _effective(rule, spectrum, unit))
+    search = _Search(rule, effective_eigenvalues(rule, spectrum, unit))
     momentum = search.momentum() if "momentum" in wanted else momentum_of(rule)
     if momentum is not None:
         rule = with_momentum(rule, momentum)
