@@ -39,4 +39,5 @@ clean:
 
 .venv/.bench: pyproject.toml constraints.txt | .venv/bin/pip
 	$(INSTALL) --editable '.[dev,bench]'
+	$(INSTALL) --no-deps pyhessian
 	touch $@ .venv/.dev .venv/.package
