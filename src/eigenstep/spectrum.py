@@ -187,10 +187,15 @@ class Spectrum:
         return len(self.values)
 
 
+def envelope(kind: str, content: Mapping[str, Any]) -> str:
+    """Return {"format": "eigenstep", "version": 1, "kind": kind, ...content} as JSON text."""
+    return json.dumps({"format": FORMAT, "version": VERSION, "kind": kind, **content}, indent=1, allow_nan=False)
+
+
 def write_envelope(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any]) -> None:
-    """Write {"format": "eigenstep", "version": 1, "kind": kind, ...content} as JSON, whole or not at all."""
+    """Write the content in its `envelope` to a file, whole or not at all."""
     target = Path(path)
-    text = json.dumps({"format": FORMAT, "version": VERSION, "kind": kind, **content}, indent=1, allow_nan=False)
+    text = envelope(kind, content)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         unfinished.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,84 @@
+"""The command line: one file a command, imported only when that command runs, so that --help needs no torch."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from eigenstep import __version__
+from eigenstep.errors import EigenstepError, nearest
+
+COMMANDS = {
+    "predict": "What a rule will do on given eigenvalues: limit, rate, counts.",
+    "tune": "The settings of a rule that are best on given eigenvalues.",
+    "race": "Several rules on one problem: figure and table.",
+    "demo": "The main job: every prediction beside what really happens.",
+    "article": "The article's experiments again, predicted beside measured.",
+    "claims": "Every claim of the article, tested live.",
+}
+
+_BAD_INPUT, _INTERRUPTED = 2, 130
+
+
+class LazyGroup(click.Group):
+    """A group that knows the names and one-line helps of its commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order in which a reader meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of that name and return its `command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"eigenstep.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; refuse an unknown one with the nearest name."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            close = nearest(name, COMMANDS)
+            hint = f"did you mean {close!r}? " if close else ""
+            raise click.UsageError(f"no such command {name!r}: {hint}there are {', '.join(COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run a command; every error a user can mend becomes one line on stderr and exit code 2."""
+        try:
+            code = super().main(*args, **(settings | {"standalone_mode": False}))
+        except EigenstepError as error:
+            _fail(str(error), _BAD_INPUT)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "eigenstep"
+            _fail(f"{error.format_message()} (`{where} --help` shows what is possible)", _BAD_INPUT)
+        except click.ClickException as error:
+            _fail(error.format_message(), _BAD_INPUT)
+        except click.Abort:
+            _fail("stopped; files that were finished are kept, whole, and nothing half-written is left", _INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    """Print one line on stderr and exit."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="eigenstep %(version)s")
+def main() -> None:
+    r"""Predict what an optimiser will do from a model's curvature, and check it.
+
+    \b
+    eigenstep predict 1 100 --rule heavy-ball --lr 0.01 --momentum 0.9
+    eigenstep demo --out results
+    """
