@@ -1,1 +1,10 @@
-"""From model, loss and data to a Spectrum, without forming the Hessian."""
+"""The curvature of real models: Objective -> measure -> Spectrum, without ever forming the Hessian."""
+
+from eigenstep.curvature.ggn import GGNOperator
+from eigenstep.curvature.hessian import HessianOperator
+from eigenstep.curvature.measure import measure
+from eigenstep.curvature.objective import Objective
+from eigenstep.curvature.operators import Operator, as_operator
+from eigenstep.curvature.report import Measurement, Progress
+
+__all__ = ["GGNOperator", "HessianOperator", "Measurement", "Objective", "Operator", "Progress", "as_operator", "measure"]

@@ -1,0 +1,265 @@
+"""`measure`: eigenvalues of a model's curvature, or of any operator, with bounds and how certain they are."""
+
+import platform
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from eigenstep.curvature.checkpoint import Checkpoint
+from eigenstep.curvature.ggn import GGNOperator
+from eigenstep.curvature.hessian import HessianOperator, Method
+from eigenstep.curvature.krylov import Ritz
+from eigenstep.curvature.lanczos import Aim, Search, Which, begin, random_start_excess
+from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
+from eigenstep.curvature.objective import Objective
+from eigenstep.curvature.operators import Operator, as_operator
+from eigenstep.curvature.preconditioned import ScaledOperator, unit_of
+from eigenstep.curvature.report import Clock, Measurement, Progress, Watcher
+from eigenstep.errors import InvalidValue, UnknownName
+from eigenstep.spectrum import Covers
+
+Curvature = Literal["hessian", "ggn"]
+BASIS = 1e9  # bytes of basis vectors held unless asked otherwise, or a quarter of what is free
+
+
+def measure(
+    source: Any,
+    top: int = 1,
+    which: Which = "largest",
+    *,
+    tol: float = 1e-2,
+    quick: bool = False,
+    confirm: int = 5,
+    vectors: bool = False,
+    start: Tensor | Measurement | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    curvature: Curvature = "hessian",
+    method: Method = "auto",
+    seed: int = 0,
+    max_products: int = 1000,
+    basis: int | None = None,
+    progress: Watcher | bool | None = None,
+    checkpoint: str | None = None,
+) -> Measurement:
+    """Return the `top` eigenvalues of an Objective's curvature, or of any operator, certified to `tol`.
+
+    source: an Objective, or what `as_operator` takes. which: 'largest' by value, 'smallest', 'ends' (`top` at each), or
+    'magnitude'. Values come largest first. tol: |A v - value v| <= tol * max(|value|, 1e-3 |A|). Lanczos with two-pass
+    reorthogonalisation and thick restarts, from a random start (`seed`).
+    Identity: after convergence, `confirm` more products must leave every value in place (to tol / 50); where several
+    values are wanted, or with a warm `start`, a fresh random start in the rest of the space must show nothing new.
+    quick=True drops this, and the result says so.
+    start: eigenvectors (k, n) or an earlier measurement with vectors. optimizer: then the operator is P^-1/2 (H + wI)
+    P^-1/2 with its live second moments. curvature: 'hessian' or 'ggn'. method: how products are made, see
+    HessianOperator. basis: the most vectors held (default 1 GB's worth, at least 2 top + 4). progress: True for lines
+    on stderr, or a function of a Progress. checkpoint: a file to write now and then, and to go on from. Ctrl-C returns
+    what has converged so far, flagged; a second one is not caught.
+
+    Raises InvalidValue or UnknownName for arguments that cannot be, and what the Objective raises.
+    Source: Parlett 1998, The Symmetric Eigenvalue Problem; Wu and Simon 2000 (thick restarts); Kuczynski and
+    Wozniakowski 1992.
+
+    >>> result = measure(torch.diag(torch.tensor([1.0, 4.0, -9.0], dtype=torch.float64)))
+    >>> round(result.largest, 6), result.certified
+    (4.0, True)
+    """
+    aim = Aim(top, which, tol, confirm, quick, max_products)
+    began = time.perf_counter()
+    if optimizer is not None and not isinstance(source, Objective):
+        raise InvalidValue("measure: optimizer= needs an Objective, whose parameters it holds")
+    with _session(source):
+        operator = operator_of(source, curvature=curvature, method=method, optimizer=optimizer)
+        if aim.count > operator.size:
+            raise InvalidValue(f"measure: {aim.count} eigenvalues were asked for, the operator has {operator.size}")
+        capacity = _capacity(operator, aim, basis)
+        search = begin(operator, aim, seed=seed, capacity=capacity, start=_start(operator, start))
+        saver = Checkpoint(checkpoint, operator, aim, seed) if checkpoint is not None else None
+        if saver is not None:
+            saver.resume(search)
+        ritz, interrupted = _run(search, _watcher(progress), saver)
+        return _result(source, search, ritz, interrupted, seed, vectors, time.perf_counter() - began)
+
+
+def operator_of(
+    source: Any,
+    *,
+    curvature: Curvature = "hessian",
+    method: Method = "auto",
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Operator:
+    """Return the operator that `measure` would work on; an Objective's works inside `objective.session()`."""
+    if curvature not in get_args(Curvature):
+        raise UnknownName.among("measure: curvature", str(curvature), get_args(Curvature))
+    if not isinstance(source, Objective):
+        return as_operator(source)
+    inner = HessianOperator(source, method) if curvature == "hessian" else GGNOperator(source)
+    if optimizer is None:
+        return inner
+    unit = unit_of(source, optimizer)
+    return inner if unit.plain else ScaledOperator(inner, unit)
+
+
+def _session(source: Any) -> AbstractContextManager[None]:
+    return source.session() if isinstance(source, Objective) else nullcontext()
+
+
+def _capacity(operator: Operator, aim: Aim, basis: int | None) -> int:
+    """How many basis vectors to hold; InvalidValue when the fewest possible do not fit."""
+    each = operator.size * torch.finfo(operator.dtype).bits / 8
+    least = 2 * aim.count + 4
+    free = free_bytes(operator.device)
+    if basis is not None:
+        if basis < least:
+            raise InvalidValue(
+                f"measure: basis={basis} is too small for {aim.count} eigenvalues; at least {least} is needed"
+            )
+        capacity = basis
+    else:
+        capacity = max(least, min(int(min(BASIS, free / 4) / each), max(64, 6 * aim.count)))
+    capacity = min(capacity, operator.size)
+    refuse_if_too_much(
+        each * (capacity + 3),
+        free,
+        f"a basis of {capacity} vectors",
+        "ask for fewer eigenvalues, or give a smaller basis=",
+    )
+    return capacity
+
+
+def _start(operator: Operator, start: Tensor | Measurement | None) -> Tensor | None:
+    if start is None:
+        return None
+    rows = start.vectors if isinstance(start, Measurement) else _rows(torch.as_tensor(start))
+    if rows is None:
+        raise InvalidValue("measure: start holds no vectors; measure with vectors=True first")
+    if rows.shape[-1] != operator.size:
+        rows = operator.restrict(rows)
+    if rows.dim() != 2 or rows.shape[1] != operator.size or not bool(rows.isfinite().all()):
+        raise InvalidValue(f"measure: start has shape {tuple(rows.shape)}; finite (k, {operator.size}) is needed")
+    return rows.detach()
+
+
+def _rows(given: Tensor) -> Tensor:
+    return given[None] if given.dim() == 1 else given
+
+
+def _run(search: Search, watch: Watcher | None, saver: Checkpoint | None) -> tuple[Ritz, bool]:
+    """Step until done; on Ctrl-C return what there is."""
+    clock = Clock(search.aim.tol, search.aim.confirm)
+    ritz = search.krylov.ritz() if search.krylov.m else None
+    try:
+        while search.phase != "done" and (ritz is None or search.krylov.products < search.aim.max_products):
+            ritz = search.step()
+            if watch is not None:
+                watch(clock.judge(search.history, search.phase, search.steady))
+            if saver is not None:
+                saver.now_and_then(search)
+    except KeyboardInterrupt:
+        if saver is not None and search.whole:
+            saver.write(search)
+        if ritz is None or not search.whole:
+            raise
+        return search.krylov.ritz(), True
+    if saver is not None:
+        saver.write(search)
+    search.whole = True
+    assert ritz is not None
+    return ritz, False
+
+
+def _watcher(progress: Watcher | bool | None) -> Watcher | None:
+    if progress is not True:
+        return progress or None
+    last = [0.0]
+
+    def lines(p: Progress) -> None:
+        if p.seconds - last[0] >= 2:
+            last[0] = p.seconds
+            left = "" if p.left is None else f", about {p.left:.0f} s left"
+            print(f"{p.products} products, residual {p.residual:.1e}, {p.phase}{left}", file=sys.stderr)
+
+    return lines
+
+
+def _result(
+    source: Any, search: Search, ritz: Ritz, interrupted: bool, seed: int, vectors: bool, seconds: float
+) -> Measurement:
+    """Put the answer together, with everything that says how certain it is."""
+    aim, krylov = search.aim, search.krylov
+    operator = krylov.operator
+    wanted = search.wanted(ritz)
+    if interrupted:
+        near = [i for i in wanted if search.within_one(ritz, i)]
+        wanted = near or wanted
+    values = ritz.values[wanted]
+    held = krylov.vectors(ritz.mix[:, wanted])
+    residuals = ritz.residuals[wanted] + torch.tensor([operator.error(v) for v in held], dtype=torch.float64)
+    done = search.phase == "done" and not interrupted
+    within = done and bool((residuals <= aim.goal(values, krylov.scale)).all())
+    converged = within or (krylov.complete and not interrupted)
+    certified = converged and (not aim.quick or krylov.complete)
+    bounds = residuals
+    if certified and not krylov.complete:
+        bounds = torch.maximum(residuals, aim.tol * values.abs())
+    notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    if isinstance(source, Objective):
+        notes, names, shapes = source.notes, source.names, tuple(tuple(p.shape) for p in source.params)
+    notes += tuple(operator.said())
+    provenance: dict[str, Any] = {
+        "method": "Lanczos, thick restarts",
+        "eigenstep": _version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seed": seed,
+        "dtype": str(operator.dtype).removeprefix("torch."),
+        "products": krylov.products,
+        "seconds": seconds,
+        "restarts": search.restarts,
+        "tol": aim.tol,
+        "residuals": residuals.tolist(),
+        "converged": converged,
+        "certified": certified,
+        "interrupted": interrupted,
+        "identity": search.evidence(certified),
+        "random_start_excess": None if search.warm else random_start_excess(operator.size, search.first_chain),
+        **operator.provenance,
+    }
+    if isinstance(source, Objective):
+        provenance |= {"data": source.batches.digest, "mode": source.mode, "notes": list(notes)}
+    everything = krylov.complete and len(wanted) == operator.size
+    return Measurement(
+        values=values,
+        bounds=bounds,
+        dimension=operator.size,
+        covers="all" if everything else _covers(aim.which, values),
+        operator=operator.kind,
+        preconditioner=operator.preconditioner,
+        provenance=provenance,
+        residuals=residuals,
+        vectors=operator.lift(held) if vectors else None,
+        directions=operator.directions(held) if vectors else None,
+        names=names,
+        shapes=shapes,
+        notes=notes,
+    )
+
+
+def _covers(which: Which, values: Tensor) -> Covers:
+    """The part of the spectrum known: the largest by magnitude know an end if one of them lies on its side of zero."""
+    if which == "magnitude":
+        both = bool((values > 0).any()) and bool((values < 0).any())
+        return "ends" if both else ("top" if bool((values > 0).any()) else "bottom")
+    known: dict[Which, Covers] = {"largest": "top", "smallest": "bottom", "ends": "ends"}
+    return known[which]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("eigenstep")
