@@ -6,8 +6,12 @@ from eigenstep.errors import UnknownName
 from eigenstep.problems.base import Problem
 from eigenstep.problems.classic import DoubleWell, Himmelblau, Rosenbrock
 from eigenstep.problems.quadratic import Quadratic
+from eigenstep.problems.real import RealLoss, breast_cancer, diabetes, digits
 
-__all__ = ["PROBLEMS", "DoubleWell", "Himmelblau", "Problem", "Quadratic", "Rosenbrock", "problem_named"]
+__all__ = [
+    "PROBLEMS", "DoubleWell", "Himmelblau", "Problem", "Quadratic", "RealLoss", "Rosenbrock", "article",
+    "breast_cancer", "diabetes", "digits", "problem_named",
+]  # fmt: skip
 
 
 def article() -> Quadratic:
@@ -24,6 +28,9 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "rosenbrock": Rosenbrock,
     "himmelblau": Himmelblau,
     "double-well": DoubleWell,
+    "breast-cancer": breast_cancer,
+    "diabetes": diabetes,
+    "digits": digits,
 }
 
 

@@ -85,8 +85,8 @@ class DoubleWell(_Classic):
 
     loss = -T ln(exp(-q1 / T) + exp(-q2 / T)) (+ 1/2 transverse y^2 in two dimensions), q1 = flat / 2 (x + 1)^2 and
     q2 = sharp / 2 (x - 1)^2. With T = flat / 20 either well is felt at the other's minimum by exp(-40), which is below
-    float64's rounding: the losses there are 0 (to 1e-18), the sharpnesses flat and sharp. The start lies beyond the sharp well.
-    Gradient descent stays in the sharp well only below lr = 2 / sharp; the lr selects the minimum.
+    float64's rounding: the sharpnesses there are flat and sharp, the losses 0 (to 1e-17). The start lies beyond the
+    sharp well, which gradient descent can settle in only below lr = 2 / sharp: the lr selects the minimum.
 
     Raises InvalidValue unless 0 < flat <= sharp, transverse > 0 and dimension is 1 or 2.
 
