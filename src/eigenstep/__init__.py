@@ -29,7 +29,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name from its module (PEP 562)."""
     if name not in _MODULE:
         raise AttributeError(f"module 'eigenstep' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"eigenstep.{_MODULE[name]}"), name)
+    value = globals()[name] = getattr(importlib.import_module(f"eigenstep.{_MODULE[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:
