@@ -1,5 +1,7 @@
 """The curvature of real models: Objective -> measure -> Spectrum, without ever forming the Hessian."""
 
+from eigenstep.curvature.density import Density, Trace, density, trace
+from eigenstep.curvature.direction import FiniteStep, finite_step, layers, shares
 from eigenstep.curvature.ggn import GGNOperator
 from eigenstep.curvature.hessian import HessianOperator
 from eigenstep.curvature.measure import measure
@@ -7,4 +9,21 @@ from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator, as_operator
 from eigenstep.curvature.report import Measurement, Progress
 
-__all__ = ["GGNOperator", "HessianOperator", "Measurement", "Objective", "Operator", "Progress", "as_operator", "measure"]
+__all__ = [
+    "Density",
+    "FiniteStep",
+    "GGNOperator",
+    "HessianOperator",
+    "Measurement",
+    "Objective",
+    "Operator",
+    "Progress",
+    "Trace",
+    "as_operator",
+    "density",
+    "finite_step",
+    "layers",
+    "measure",
+    "shares",
+    "trace",
+]

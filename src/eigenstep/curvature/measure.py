@@ -4,6 +4,7 @@ import platform
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from typing import Any, Literal, get_args
 
 import torch
@@ -71,7 +72,7 @@ def measure(
     began = time.perf_counter()
     if optimizer is not None and not isinstance(source, Objective):
         raise InvalidValue("measure: optimizer= needs an Objective, whose parameters it holds")
-    with _session(source):
+    with working(source):
         operator = operator_of(source, curvature=curvature, method=method, optimizer=optimizer)
         if aim.count > operator.size:
             raise InvalidValue(f"measure: {aim.count} eigenvalues were asked for, the operator has {operator.size}")
@@ -103,7 +104,8 @@ def operator_of(
     return inner if unit.plain else ScaledOperator(inner, unit)
 
 
-def _session(source: Any) -> AbstractContextManager[None]:
+def working(source: Any) -> AbstractContextManager[None]:
+    """What to enter around the use of a source's operator: an Objective's session, else nothing."""
     return source.session() if isinstance(source, Objective) else nullcontext()
 
 
@@ -212,12 +214,8 @@ def _result(
         notes, names, shapes = source.notes, source.names, tuple(tuple(p.shape) for p in source.params)
     notes += tuple(operator.said())
     provenance: dict[str, Any] = {
+        **measured_by(source, operator, seed),
         "method": "Lanczos, thick restarts",
-        "eigenstep": _version(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "seed": seed,
-        "dtype": str(operator.dtype).removeprefix("torch."),
         "products": krylov.products,
         "seconds": seconds,
         "restarts": search.restarts,
@@ -228,10 +226,7 @@ def _result(
         "interrupted": interrupted,
         "identity": search.evidence(certified),
         "random_start_excess": None if search.warm else random_start_excess(operator.size, search.first_chain),
-        **operator.provenance,
     }
-    if isinstance(source, Objective):
-        provenance |= {"data": source.batches.digest, "mode": source.mode, "notes": list(notes)}
     everything = krylov.complete and len(wanted) == operator.size
     return Measurement(
         values=values,
@@ -250,6 +245,21 @@ def _result(
     )
 
 
+def measured_by(source: Any, operator: Operator, seed: int) -> dict[str, Any]:
+    """Versions, seed, dtype, data and how the products were made, for a result's provenance."""
+    said: dict[str, Any] = {
+        "eigenstep": version("eigenstep"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seed": seed,
+        "dtype": str(operator.dtype).removeprefix("torch."),
+        **operator.provenance,
+    }
+    if isinstance(source, Objective):
+        said |= {"data": source.batches.digest, "mode": source.mode, "notes": [*source.notes, *operator.said()]}
+    return said
+
+
 def _covers(which: Which, values: Tensor) -> Covers:
     """The part of the spectrum known: the largest by magnitude know an end if one of them lies on its side of zero."""
     if which == "magnitude":
@@ -257,9 +267,3 @@ def _covers(which: Which, values: Tensor) -> Covers:
         return "ends" if both else ("top" if bool((values > 0).any()) else "bottom")
     known: dict[Which, Covers] = {"largest": "top", "smallest": "bottom", "ends": "ends"}
     return known[which]
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("eigenstep")

@@ -1,5 +1,6 @@
 """The objective: a model, a loss and fixed data, checked before any work, and left exactly as they were found."""
 
+import copy
 import fnmatch
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +97,13 @@ class Objective:
         self.memory = float(memory) if memory is not None else free_bytes(self.device) / 2
         self.batches = Batches(data, batch_size, self.memory / 2)
         self._facts: Facts | None = None
+
+    def subset(self, parameters: str | Sequence[str]) -> "Objective":
+        """Return the same objective as a function of some of its parameters only (names or glob patterns)."""
+        part = copy.copy(self)
+        part._chosen = chosen_parameters(self.model, parameters)
+        part._facts = None
+        return part
 
     @property
     def facts(self) -> Facts:

@@ -1,0 +1,211 @@
+"""The spectral density by stochastic Lanczos quadrature, and the trace with a confidence interval (XTrace)."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from eigenstep.curvature import vectors as vec
+from eigenstep.curvature.krylov import Krylov
+from eigenstep.curvature.measure import measured_by, operator_of, working
+from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
+from eigenstep.curvature.operators import Operator
+from eigenstep.errors import InvalidValue
+from eigenstep.spectrum import Spectrum
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Density(Spectrum):
+    """Nodes and weights of quadrature for the density of eigenvalues: the share of them near each node.
+
+    values: nodes, largest first; weights: sum 1; probe: (n_nodes,) which probe vector each came from.
+    """
+
+    probe: Tensor | None = None
+
+    def mean(self, of: Any) -> tuple[float, float]:
+        """Return the mean of f(eigenvalue) over the spectrum, tr f(A) / n, and its standard error over the probes.
+
+        `of` maps a tensor of nodes to a tensor. The error is nan with a single probe.
+        """
+        assert self.probe is not None and self.weights is not None  # `density` and Spectrum fill them in
+        number = int(self.probe.max()) + 1
+        terms = self.weights * of(self.values).to(torch.float64) * number
+        each = torch.zeros(number, dtype=torch.float64).index_add_(0, self.probe, terms)
+        error = float(each.std()) / math.sqrt(number) if number > 1 else math.nan
+        return float(each.mean()), error
+
+    def mass_below(self, x: float = 0.0) -> tuple[float, float]:
+        """Return the share of eigenvalues below x, and its standard error over the probes."""
+        return self.mean(lambda values: values < x)
+
+    def smooth(self, grid: Tensor, width: float) -> Tensor:
+        """Return the density on a grid as a view: each node a Gaussian of the given width, blurring what is finer."""
+        if not width > 0:
+            raise InvalidValue(f"Density.smooth: width={width} must be positive")
+        assert self.weights is not None  # filled in by Spectrum
+        z = (grid.to(torch.float64)[:, None] - self.values) / width
+        return (torch.exp(-0.5 * z * z) / (width * math.sqrt(2 * math.pi))) @ self.weights
+
+    def plot(self, ax: Any = None, width: float | None = None) -> Any:
+        """Draw the nodes as stems on a log axis and, with a width, the smoothed view; return the axes."""
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            ax = Figure(layout="constrained").subplots()
+        assert self.weights is not None  # filled in by Spectrum
+        low, high = float(self.values.min()), float(self.values.max())
+        ax.vlines(self.values.tolist(), 1e-12, self.weights.tolist(), color="tab:blue", alpha=0.6)
+        if width is not None:
+            grid = torch.linspace(low - 3 * width, high + 3 * width, 1000, dtype=torch.float64)
+            ax.plot(grid.tolist(), (self.smooth(grid, width) * width).tolist(), color="tab:orange")
+        ax.set_yscale("log")
+        ax.set_ylim(max(float(self.weights[self.weights > 0].min()), 1e-9) / 2, 1.5)
+        ax.set_xlabel("eigenvalue")
+        ax.set_ylabel("share of eigenvalues")
+        ax.plot([high], [float(self.weights[self.values.argmax()])], "v", color="tab:red")
+        return ax
+
+    def __repr__(self) -> str:
+        """A sentence."""
+        below, error = self.mass_below(0.0)
+        p = self.provenance
+        return (
+            f"Density of the {self.operator}, n = {self.dimension}: {p['probes']} probes of {p['steps']} steps, "
+            "nodes from "
+            f"{float(self.values.min()):.4g} to {float(self.values.max()):.4g}, share below zero {below:.3g} ± "
+            f"{error:.2g}"
+        )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace with a confidence interval [low, high] at `level`; `error` is the standard error."""
+
+    value: float
+    error: float
+    low: float
+    high: float
+    level: float
+    products: int
+    seconds: float
+
+
+def density(
+    source: Any, probes: int = 8, steps: int = 30, *, seed: int = 0, optimizer: torch.optim.Optimizer | None = None
+) -> Density:
+    """Return the spectral density of an Objective's Hessian, or any operator, as nodes and weights.
+
+    Each probe is a random unit vector; `steps` Lanczos products from it give Gauss quadrature, exact for polynomials of
+    degree 2 steps - 1 in the density that the probe sees. Mean over probes: tr f(A) / n = sum w f(node) for random
+    signs. bounds: the residual norms of the nodes. With `optimizer`, of the preconditioned operator, as `measure`.
+
+    Raises InvalidValue for fewer than one probe or step. Source: Ghorbani, Krishnan, Xiao 2019 (arXiv 1901.10159).
+
+    >>> result = density(torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)), probes=4, steps=3)
+    >>> round(float(result.weights.sum()), 9), result.covers
+    (1.0, 'density')
+    """
+    if probes < 1 or steps < 1:
+        raise InvalidValue(f"density: probes={probes} and steps={steps} must be at least 1")
+    began = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    nodes, weights, bounds, which, products = [], [], [], [], 0
+    with working(source):
+        operator = operator_of(source, optimizer=optimizer)
+        steps = min(steps, operator.size)
+        for probe in range(probes):
+            krylov = Krylov(operator, steps, generator)
+            krylov.add()
+            while krylov.m < steps and krylov.pending:
+                krylov.expand(0, krylov.product(0))
+            ritz = krylov.ritz()
+            nodes.append(ritz.values)
+            weights.append(ritz.mix[0].square() / probes)
+            bounds.append(ritz.residuals)
+            which.append(torch.full((krylov.m,), probe))
+            products += krylov.products
+        values = torch.cat(nodes)
+        order = values.argsort(descending=True)
+        extra = {"method": "stochastic Lanczos quadrature", "probes": probes, "steps": steps, "products": products}
+        extra |= {"seconds": time.perf_counter() - began, "converged": True}
+        return Density(
+            values=values[order],
+            bounds=torch.cat(bounds)[order],
+            weights=torch.cat(weights)[order],
+            dimension=operator.size,
+            covers="density",
+            operator=operator.kind,
+            preconditioner=operator.preconditioner,
+            provenance={**measured_by(source, operator, seed), **extra},
+            probe=torch.cat(which)[order],
+        )
+
+
+def trace(
+    source: Any,
+    products: int = 40,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Trace:
+    """Return the trace of an Objective's Hessian, or any operator, with a confidence interval: XTrace.
+
+    Half the products sketch the range, half work inside it; every test vector is judged by the sketch of the others:
+    t_i = tr(Q_i' A Q_i) + c_i u_i' A u_i, u_i = (I - Q_i Q_i') w_i. value = mean t_i; error = std(t_i) / sqrt(products
+    / 2); the interval is Student's. Exact when the operator's rank is below products / 2.
+
+    Raises InvalidValue for fewer than 6 products or a level outside (0, 1).
+    Source: Epperly, Tropp, Webber 2024 (arXiv 2301.07825).
+
+    >>> result = trace(torch.diag(torch.tensor([5.0, 2.0] + [0.0] * 98, dtype=torch.float64)), products=12)
+    >>> round(result.value, 9)
+    7.0
+    """
+    if products < 6 or not 0 < level < 1:
+        raise InvalidValue(f"trace: products={products} must be at least 6 and level={level} between 0 and 1")
+    began = time.perf_counter()
+    with working(source):
+        operator = operator_of(source, optimizer=optimizer)
+        k, n = min(products // 2, operator.size), operator.size
+        if k == n:
+            whole = operator @ torch.eye(n, dtype=operator.dtype, device=operator.device)
+            value = float(whole.diagonal().double().sum())
+            return Trace(value, 0.0, value, value, level, n, time.perf_counter() - began)
+        each = n * torch.finfo(operator.dtype).bits / 8
+        refuse_if_too_much(6 * k * each, free_bytes(operator.device), "the trace's sketch", "ask for fewer products=")
+        values = _xtrace(operator, k, torch.Generator().manual_seed(seed))
+    mean, error = float(values.mean()), float(values.std()) / math.sqrt(k)
+    reach = float(stats.t.ppf(0.5 + level / 2, k - 1)) * error
+    return Trace(mean, error, mean - reach, mean + reach, level, 2 * k, time.perf_counter() - began)
+
+
+def _xtrace(operator: Operator, k: int, generator: torch.Generator) -> Tensor:
+    """The k leave-one-out estimates t_i, (k,) float64."""
+    n = operator.size
+    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
+    tests = torch.stack([vec.random_unit(n, generator, like) * math.sqrt(n) for _ in range(k)])
+    sketch = torch.stack([operator.matvec(w) for w in tests])
+    q, r = torch.linalg.qr(sketch.T)
+    basis = q.T.contiguous()
+    through = torch.stack([operator.matvec(v) for v in basis])
+    inner = torch.stack([vec.products(basis, z) for z in through])
+    inner = (inner + inner.T) / 2
+    size = r.diagonal().abs().double().cpu()
+    if float(size.min()) <= 100 * torch.finfo(operator.dtype).eps * float(size.max()):
+        return inner.trace().repeat(k)  # the sketch holds the whole range
+    right = r.double().cpu()
+    s = torch.linalg.inv(right).T
+    s = s / torch.linalg.vector_norm(s, dim=0)
+    w = torch.stack([vec.products(basis, t) for t in tests], dim=1)
+    x = w - s * (s * w).sum(0)
+    straight = torch.stack([vec.products(t[None], y)[0] for t, y in zip(tests, sketch, strict=True)])
+    outside = straight - 2 * (x * right).sum(0) + (x * (inner @ x)).sum(0)
+    scale = (n - k + 1) / (n - x.square().sum(0))
+    estimates: Tensor = inner.trace() - (s * (inner @ s)).sum(0) + scale * outside
+    return estimates

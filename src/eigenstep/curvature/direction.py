@@ -1,0 +1,104 @@
+"""Beside a sharp direction: what the loss really does along it, which parameters it lies in, and layer by layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.curvature import vectors as vec
+from eigenstep.curvature.measure import measure
+from eigenstep.curvature.objective import Objective
+from eigenstep.curvature.report import Measurement
+from eigenstep.errors import InvalidValue
+
+
+@dataclass(frozen=True)
+class FiniteStep:
+    """The loss at w + s d and w - s d for unit d and each length s, and the curvature that the two show together.
+
+    curvatures: (L(w + s d) - 2 L(w) + L(w - s d)) / s^2, which tends to d' H d as s falls wherever the loss is smooth;
+    ReLU and max-pooling add kinks that H does not see. rounding: how far each may be off because the losses are
+    rounded.
+    """
+
+    lengths: tuple[float, ...]
+    ahead: tuple[float, ...]
+    behind: tuple[float, ...]
+    loss: float
+    curvatures: tuple[float, ...]
+    rounding: tuple[float, ...]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the loss along the direction; return the axes."""
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            ax = Figure(layout="constrained").subplots()
+        points = [(s, v) for s, v in zip(self.lengths, self.ahead, strict=True)]
+        points += [(0.0, self.loss)] + [(-s, v) for s, v in zip(self.lengths, self.behind, strict=True)]
+        ax.plot(*zip(*sorted(points), strict=True), "o-")
+        ax.set_xlabel("length of the step along the direction")
+        ax.set_ylabel("loss")
+        return ax
+
+
+def finite_step(objective: Objective, direction: Tensor, lengths: Sequence[float]) -> FiniteStep:
+    """Return what the loss does along a direction (n,) over steps of the given lengths, in parameter units.
+
+    Two evaluations of the loss a length. Give the lengths that an update covers: lr times the gradient's part along d.
+    Raises InvalidValue for a direction of the wrong size, zero or not finite, and lengths that are not positive.
+
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> objective = Objective(model, lambda model, x: (3 * model(x) ** 2).mean(), torch.ones(1, 1, dtype=torch.float64))
+    >>> round(finite_step(objective, torch.ones(1), [0.1]).curvatures[0], 6)
+    6.0
+    """
+    unit = _unit(objective, direction)
+    if not lengths or not all(0 < s < float("inf") for s in lengths):
+        raise InvalidValue(f"finite_step: lengths={list(lengths)} must be positive and finite")
+    with objective.session():
+        here = objective.value()
+        ahead = [objective.value(objective.at(unit * s)) for s in lengths]
+        behind = [objective.value(objective.at(unit * -s)) for s in lengths]
+    second = [(a - 2 * here + b) / s**2 for a, b, s in zip(ahead, behind, lengths, strict=True)]
+    epsilon = torch.finfo(objective.params[0].dtype).eps
+    both = zip(ahead, behind, lengths, strict=True)
+    rounding = [4 * epsilon * max(abs(here), abs(a), abs(b)) / s**2 for a, b, s in both]
+    return FiniteStep(tuple(lengths), tuple(ahead), tuple(behind), here, tuple(second), tuple(rounding))
+
+
+def shares(objective: Objective, direction: Tensor) -> dict[str, float]:
+    """Return the share of a direction (n,) in each named parameter: its squared norm there, of 1 in all.
+
+    >>> model = torch.nn.Linear(1, 1)
+    >>> objective = Objective(model, lambda model, x: (model(x) ** 2).mean(), torch.ones(1, 1))
+    >>> {name: round(share, 6) for name, share in shares(objective, torch.tensor([3.0, 4.0])).items()}
+    {'weight': 0.36, 'bias': 0.64}
+    """
+    return {name: vec.norm(part) ** 2 for name, part in objective.named(_unit(objective, direction)).items()}
+
+
+def layers(objective: Objective, top: int = 1, **options: Any) -> dict[str, Measurement]:
+    """Return the eigenvalues of each module's own block of the Hessian, by module name; options as for `measure`.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh(), torch.nn.Linear(2, 1))
+    >>> list(layers(Objective(model, lambda model, x: (model(x) ** 2).mean(), torch.eye(2))))
+    ['0', '2']
+    """
+    blocks: dict[str, list[str]] = {}
+    for name in objective.names:
+        blocks.setdefault(name.rpartition(".")[0], []).append(name)
+    found = {}
+    for block, names in blocks.items():
+        part = objective.subset(names)
+        found[block] = measure(part, min(top, part.size), **options)
+    return found
+
+
+def _unit(objective: Objective, direction: Tensor) -> Tensor:
+    vector = direction.detach().to(objective.device, objective.dtype)
+    if vector.shape != (objective.size,) or not bool(vector.isfinite().all()) or vec.norm(vector) == 0:
+        raise InvalidValue(f"direction: a finite vector of shape ({objective.size},), not zero, is needed")
+    return vector / vec.norm(vector)
