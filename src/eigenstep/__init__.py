@@ -8,6 +8,7 @@ from typing import Any
 
 _HOME = {
     "bridge": ("Group", "Optimizer", "rule_of"),
+    "curvature": ("Objective", "density", "finite_step", "layers", "measure", "shares", "trace"),
     "errors": ("BadFile", "EigenstepError", "InvalidValue", "UnknownName", "Unsupported"),
     "problems": ("Himmelblau", "DoubleWell", "Problem", "Quadratic", "RealLoss", "Rosenbrock"),
     "rules": (

@@ -12,6 +12,7 @@ from eigenstep.errors import EigenstepError, nearest
 COMMANDS = {
     "predict": "What a rule will do on given eigenvalues: limit, rate, counts.",
     "tune": "The settings of a rule that are best on given eigenvalues.",
+    "measure": "The top eigenvalues of your own model, certified, from FILE.py:FUNCTION.",
     "race": "Several rules on one problem: figure and table.",
     "demo": "The main job: every prediction beside what really happens.",
     "article": "The article's experiments again, predicted beside measured.",

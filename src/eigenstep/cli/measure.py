@@ -1,0 +1,154 @@
+"""`eigenstep measure`: the top eigenvalues of your own model's curvature, with bounds."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eigenstep.cli import common
+
+if TYPE_CHECKING:
+    from eigenstep.curvature import Density, Measurement, Progress
+    from eigenstep.curvature.report import Watcher
+
+
+@click.command()
+@click.argument("target", metavar="FILE.py:FUNCTION")
+@click.option("--top", type=int, default=5, show_default=True, help="How many eigenvalues.")
+@click.option(
+    "--which",
+    type=click.Choice(["largest", "smallest", "ends", "magnitude"]),
+    default="largest",
+    show_default=True,
+    help="Which; largest means by value.",
+)
+@click.option("--tol", type=common.number, default=1e-2, show_default=True, help="Relative residual to reach.")
+@click.option("--quick", is_flag=True, help="Residuals only: do not confirm that these are the largest ones.")
+@click.option("--preconditioned", is_flag=True, help="As the optimizer that FUNCTION returns sees it: P^-1/2 H P^-1/2.")
+@click.option("--layers", is_flag=True, help="Each layer's own block as well.")
+@click.option("--density", is_flag=True, help="The density of all eigenvalues, and their sum, as well.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random start.")
+@click.option("--checkpoint", type=click.Path(), help="A file from which a killed measurement goes on.")
+@common.out_option("results/measure")
+@common.json_option
+def command(
+    target: str,
+    top: int,
+    which: Any,
+    tol: float,
+    quick: bool,
+    preconditioned: bool,
+    layers: bool,
+    density: bool,
+    seed: int,
+    checkpoint: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    r"""The top eigenvalues of your model's curvature, certified, from FUNCTION of FILE.py.
+
+    FUNCTION takes nothing and returns an eigenstep.Objective, or an Objective and an optimizer.
+
+    \b
+    eigenstep measure examples/digits_mlp.py:objective
+    eigenstep measure train.py:objective --preconditioned --density
+    """
+    from eigenstep import curvature
+    from eigenstep.cli import target as user
+    from eigenstep.errors import InvalidValue
+
+    folder = common.folder(out)
+    objective, optimizer = user.load(target)
+    if preconditioned and optimizer is None:
+        raise InvalidValue(f"--preconditioned needs an optimizer; let {target} return (Objective, optimizer)")
+    settings: dict[str, Any] = {"seed": seed, "optimizer": optimizer if preconditioned else None}
+    certainty: dict[str, Any] = {"which": which, "tol": tol, "quick": quick, **settings}
+    with _watched() as watcher:
+        measured = curvature.measure(objective, top, vectors=True, checkpoint=checkpoint, progress=watcher, **certainty)
+        blocks = curvature.layers(objective, 1, **certainty) if layers else {}
+        spread = curvature.density(objective, **settings) if density else None
+        total = curvature.trace(objective, **settings) if density else None
+    assert measured.directions is not None  # vectors=True
+    shares = curvature.shares(objective, measured.directions[0])
+    files = _save(folder, measured, blocks, spread)
+    if as_json:
+        content = {**measured.as_dict, "notes": measured.notes, "shares": shares, "files": files}
+        content["layers"] = {name: block.as_dict for name, block in blocks.items()}
+        content["trace"] = None if total is None else asdict(total)
+        common.print_json("measurement", content)
+        return
+    common.say(str(measured))
+    common.say()
+    largest = sorted(shares.items(), key=lambda item: -item[1])[:8]
+    rows: list[tuple[str, common.Cell]] = [(name, f"{share:.1%}") for name, share in largest]
+    common.table("Where the first direction lives", ("parameter", "share"), rows)
+    if blocks:
+        common.say()
+        common.table("Each layer's own block", ("layer", "eigenvalue", "bound"), [_row(*b) for b in blocks.items()])
+    if spread is not None and total is not None:
+        common.say()
+        common.say(str(spread))
+        common.say(f"trace {total.value:.6g}, {total.level:.0%} interval {total.low:.6g} to {total.high:.6g}")
+    common.say()
+    common.say(f"in {folder}: {', '.join(files)}")
+
+
+def _row(name: str, block: "Measurement") -> tuple[common.Cell, ...]:
+    assert block.bounds is not None  # settled in Spectrum
+    return name or "(model)", float(block.values[0]), float(block.bounds[0])
+
+
+def _save(
+    folder: Path, measured: "Measurement", blocks: "Mapping[str, Measurement]", spread: "Density | None"
+) -> list[str]:
+    """Write the spectrum, the density and the figures; return the files' names."""
+    from eigenstep import draw
+
+    measured.save(folder / "spectrum.json")
+    files = ["spectrum.json"]
+    if spread is not None:
+        spread.save(folder / "density.json")
+        files.append("density.json")
+    number = 1 + bool(blocks) + (spread is not None)
+    figure, panels = draw.panels(number, width=3.5 * number)
+    axes = iter(panels)
+    measured.plot(next(axes))
+    if spread is not None:
+        ax = spread.plot(next(axes))
+        for value in measured.values.tolist():
+            ax.axvline(value, color=draw.VERMILION, linewidth=0.8, linestyle=":")
+        ax.set_title("density; dotted: the eigenvalues measured")
+    if blocks:
+        ax = next(axes)
+        values, bounds = zip(*(_row(*block)[1:] for block in blocks.items()), strict=True)
+        ax.barh(range(len(blocks)), values, xerr=bounds, color=draw.BLUE, alpha=0.7)
+        ax.set_yticks(range(len(blocks)), [name or "(model)" for name in blocks])
+        ax.invert_yaxis()
+        ax.set_xlabel("largest eigenvalue of the layer's own block")
+    return [*files, *(path.name for path in draw.save(figure, folder, "spectrum"))]
+
+
+@contextmanager
+def _watched() -> "Iterator[Watcher]":
+    """Show products done, residual and time left: a changing line on a terminal, a line now and then elsewhere."""
+    out = common.console(stderr=True)
+
+    def text(now: "Progress") -> str:
+        left = "" if now.left is None else f", about {now.left:.0f} s left"
+        return f"{now.phase}: {now.products} products, residual {now.residual:.2g}, {now.seconds:.0f} s{left}"
+
+    if out.is_terminal:
+        with out.status("measuring") as status:
+            yield lambda now: status.update(text(now))
+        return
+    last = [0.0]
+
+    def line(now: "Progress") -> None:
+        if now.seconds - last[0] > 5:
+            last[0] = now.seconds
+            out.print(text(now))
+
+    yield line
