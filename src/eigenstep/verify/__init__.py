@@ -1,0 +1,18 @@
+"""Predictions verified: the limit that the theory gives beside the one found by running, on nonlinear losses."""
+
+from eigenstep.verify.check import (
+    GOALS,
+    LimitCheck,
+    ProblemCheck,
+    check_held,
+    check_linear,
+    check_live,
+    check_problem,
+)
+from eigenstep.verify.limit import MeasuredLimit, Trial, measured_limit, sharpest, unit_after
+from eigenstep.verify.orbit import Orbit, measured_orbit
+
+__all__ = [
+    "GOALS", "LimitCheck", "MeasuredLimit", "Orbit", "ProblemCheck", "Trial", "check_held", "check_linear",
+    "check_live", "check_problem", "measured_limit", "measured_orbit", "sharpest", "unit_after",
+]  # fmt: skip

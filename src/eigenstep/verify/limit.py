@@ -1,0 +1,216 @@
+"""measured_limit: the largest lr from which a method still returns to a minimum, found by running it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.problems import Problem
+from eigenstep.rules import LinearRule, Rule
+from eigenstep.theory.limits import momentum_of
+from eigenstep.verify.fate import LEAVES, RETURNS, Fates, follow
+from eigenstep.verify.motion import MakeOptimizer, Motion, RuleMotion, TorchMotion, rule_behind
+
+_WIDEST, _FIRST = (0.5, 100.0), 12  # first round: so many lrs in this range, in units of 1 / curvature
+_INSIDE = 4  # lrs tried inside the bracket in each later round
+_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One lr that was tried: its fate (-1 returns, 0 undecided, 1 leaves) and growth per update (nan: too short)."""
+
+    lr: float
+    fate: int
+    growth: float
+
+
+@dataclass(frozen=True)
+class MeasuredLimit:
+    """The edge found by running: between `low`, the largest lr that returns, and `high`, the smallest that leaves.
+
+    lr: the middle of the bracket. updates: gradient evaluations spent, all lanes. trials: every lr tried.
+    converged: the bracket is as narrow as was asked for. how: the procedure, in words.
+    """
+
+    lr: float
+    low: float
+    high: float
+    updates: int
+    converged: bool
+    how: str
+    trials: tuple[Trial, ...] = field(repr=False, default=())
+
+    @property
+    def uncertainty(self) -> float:
+        """Half the bracket's width, relative to lr."""
+        return (self.high - self.low) / (self.high + self.low)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain data for JSON; a growth that was not measured is None."""
+        trials = [
+            {"lr": t.lr, "fate": t.fate, "growth": None if math.isnan(t.growth) else t.growth} for t in self.trials
+        ]
+        names = ("lr", "low", "high", "uncertainty", "updates", "converged", "how")
+        return {**{name: getattr(self, name) for name in names}, "trials": trials}
+
+
+def measured_limit(
+    method: Rule | MakeOptimizer,
+    problem: Problem,
+    *,
+    unit: Tensor | None = None,
+    size: float = 1e-4,
+    tolerance: float = 2e-3,
+    settle: int | None = None,
+) -> MeasuredLimit:
+    """Find the largest stable lr of a method at a problem's minimum by running it on the loss itself.
+
+    method: a linear rule (its lr is ignored); an adaptive one with `unit` (n,), its P held fixed; or a function that
+    makes a torch optimizer from param groups, each with its own lr, which then runs unmodified (its `unit`, if given,
+    only serves to find the sharpest direction). Every run starts at rest at minimum +- size * |minimum| along the
+    sharpest direction of P^-1 H. An lr returns if both signs do: the distance shrinks between T and 2T updates. It
+    leaves if either does: the distance has grown tenfold, after the first `settle` updates, by default
+    10 / (1 - momentum), in which a stable method may overshoot. Further out a real loss may stay bounded; that is
+    leaving all the same. The bracket starts two decades wide, without any prediction, and is narrowed to a relative
+    width of `tolerance`; T grows as it narrows, since close to the edge an error changes slowly.
+
+    Raises InvalidValue for weight decay in the rule (it moves the minimum; put it into the loss), an adaptive rule
+    without unit, a unit that is not positive, or no edge in the range; Unsupported for a rule that is not linear.
+
+    >>> from eigenstep.problems import Quadratic
+    >>> from eigenstep.rules import HeavyBall
+    >>> found = measured_limit(HeavyBall(), Quadratic((1.0, 100.0), (0.8, 0.6)))
+    >>> found.low < 0.038 < found.high, found.uncertainty < 0.002, found.converged
+    (True, True, True)
+    """
+    if isinstance(method, Rule):
+        method = _checked(method, unit)
+    if not 0 < tolerance < 1 or not 0 < size < 1:
+        raise InvalidValue(f"measured_limit: tolerance={tolerance} and size={size} must lie between 0 and 1")
+    settle = _overshoot(method) if settle is None else settle
+    sharpness, direction = sharpest(problem.hessian(problem.minimum), unit)
+    if sharpness <= 0:
+        raise InvalidValue(f"{problem.name}: the sharpest curvature at its minimum, {sharpness:.4g}, sets no limit")
+    minimum = problem.minimum
+    offset = size * (float(minimum.norm()) or 1.0) * direction
+    trials: dict[float, Trial] = {}
+    spent = 0
+
+    def run(lrs: list[float], updates: int) -> int:
+        """Try these lrs, both signs each; return what it cost."""
+        lr = torch.tensor(lrs, dtype=torch.float64).repeat(2)
+        points = torch.cat([(minimum + offset).repeat(len(lrs), 1), (minimum - offset).repeat(len(lrs), 1)])
+        motion: Motion
+        if isinstance(method, LinearRule):
+            motion = RuleMotion(method, lr, points, unit)
+        else:
+            motion = TorchMotion(method, lr, points)
+        found = follow(motion, problem.gradient, minimum, updates, settle)
+        trials.update(_joined(lrs, found))
+        return int(found.updates.sum())
+
+    low, high = (edge / _curvature(problem, direction, unit, size) for edge in _WIDEST)
+    ratio = (high / low) ** (1 / (_FIRST - 1))
+    lrs = [low * ratio**i for i in range(_FIRST)]
+    for _ in range(_ROUNDS):
+        spacing = lrs[1] / lrs[0] - 1 if len(lrs) > 1 else tolerance
+        spent += run(lrs, max(settle, math.ceil(1 / spacing)))
+        low, high = _bracket(trials, problem.name)
+        if high - low <= tolerance * low:
+            break
+        lrs = [low + (high - low) * i / (_INSIDE + 1) for i in range(1, _INSIDE + 1)]
+    return MeasuredLimit(
+        lr=(low + high) / 2,
+        low=low,
+        high=high,
+        updates=spent,
+        converged=high - low <= tolerance * low,
+        how=f"{len(trials)} lrs, run on the loss from minimum +- {size:g} |minimum| along the sharpest direction",
+        trials=tuple(trials[lr] for lr in sorted(trials)),
+    )
+
+
+def sharpest(hessian: Tensor, unit: Tensor | None = None) -> tuple[float, Tensor]:
+    """Return the largest eigenvalue of P^-1/2 H P^-1/2 and its direction in x, the eigenvector of P^-1 H of length 1.
+
+    >>> sharpest(torch.diag(torch.tensor([1.0, 9.0])))
+    (9.0, tensor([0., 1.]))
+    """
+    root = torch.ones(len(hessian), dtype=hessian.dtype) if unit is None else unit.sqrt()
+    values, vectors = torch.linalg.eigh(hessian / root / root.unsqueeze(-1))
+    direction = vectors[:, -1] / root
+    return float(values[-1]), direction / direction.norm()
+
+
+def unit_after(rule: LinearRule, problem: Problem, updates: int = 200) -> Tensor:
+    """Return P (n,), the unit of an adaptive rule after real updates on the problem from its start.
+
+    >>> from eigenstep.problems import Quadratic
+    >>> from eigenstep.rules import RMSProp
+    >>> bool((unit_after(RMSProp(), Quadratic((1.0, 100.0))) > 0).all())
+    True
+    """
+    x = problem.start
+    state = rule.init(x)
+    for t in range(1, updates + 1):
+        x, state = rule.step(x, problem.gradient(x), state, t)
+    return torch.as_tensor(rule.unit(state.scales, updates)).expand_as(x)
+
+
+def _checked(rule: Rule, unit: Tensor | None) -> LinearRule:
+    """The rule, if measuring makes sense."""
+    name = type(rule).__name__
+    if not isinstance(rule, LinearRule):
+        raise Unsupported(f"{name} has no stability limit: its step is not linear in the gradient; race it instead")
+    if torch.as_tensor(rule.weight_decay).ne(0).any():
+        raise InvalidValue(f"{name}: weight_decay moves the minimum; measure with the decay as a part of the loss")
+    if rule.adaptive and unit is None:
+        raise InvalidValue(
+            f"{name} adapts: give the unit= to hold, or a function that makes the torch optimizer, to run it live"
+        )
+    if unit is not None and not rule.adaptive:
+        raise InvalidValue(f"unit= was given, but {name} does not adapt; leave it out")
+    if unit is not None and not bool(((unit > 0) & unit.isfinite()).all()):
+        raise InvalidValue(f"{name}: every entry of unit= must be positive and finite")
+    return rule.replace(lr=1.0)
+
+
+def _overshoot(method: LinearRule | MakeOptimizer) -> int:
+    """Updates in which the memory of a start at rest fades: 10 / (1 - momentum), none without momentum."""
+    if not isinstance(method, LinearRule):
+        method = _checked(rule_behind(method), torch.ones(1))
+    momentum = momentum_of(method)
+    return 0 if momentum is None else math.ceil(10 / (1 - float(momentum)))
+
+
+def _curvature(problem: Problem, direction: Tensor, unit: Tensor | None, size: float) -> float:
+    """v'Hv / v'Pv from two gradients: the natural scale of 1 / lr."""
+    minimum = problem.minimum
+    offset = size * (float(minimum.norm()) or 1.0) * direction
+    slope = (problem.gradient(minimum + offset) - problem.gradient(minimum - offset)) / 2
+    weight = torch.ones_like(direction) if unit is None else unit
+    return float(slope @ offset) / float(offset @ (weight * offset))
+
+
+def _joined(lrs: list[float], found: Fates) -> dict[float, Trial]:
+    """Both signs of each lr together: leaves if either leaves, returns if both return."""
+    fates, growth = found.fate.reshape(2, -1), found.growth.reshape(2, -1)
+    joined = torch.where((fates == LEAVES).any(0), LEAVES, torch.where((fates == RETURNS).all(0), RETURNS, 0))
+    return {
+        lr: Trial(lr, int(fate), float(rate)) for lr, fate, rate in zip(lrs, joined, growth.nanmean(0), strict=True)
+    }
+
+
+def _bracket(trials: dict[float, Trial], name: str) -> tuple[float, float]:
+    """The smallest lr that leaves, and the largest below it that returns."""
+    gone = [lr for lr, trial in trials.items() if trial.fate == LEAVES]
+    if not gone:
+        raise InvalidValue(f"{name}: no lr up to {max(trials):.4g} leaves the minimum; the method has no edge there")
+    back = [lr for lr, trial in trials.items() if trial.fate == RETURNS and lr < min(gone)]
+    if not back:
+        raise InvalidValue(f"{name}: no lr from {min(trials):.4g} on returns to the minimum")
+    return max(back), min(gone)
