@@ -34,7 +34,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"eigenstep.cli.{cmd_name}").command
-        return command
+        return _examples_unwrapped(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -68,6 +68,12 @@ class LazyGroup(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _examples_unwrapped(command: click.Command) -> click.Command:
+    """Let click see the \\b before the examples: docstrings are raw, so that it stands there as two characters."""
+    command.help = (command.help or "").replace("\\b", "\b")
+    return command
+
+
 def _fail(message: str, code: int) -> None:
     """Print one line on stderr and exit."""
     click.echo(f"error: {' '.join(message.split())}", err=True)
@@ -83,3 +89,6 @@ def main() -> None:
     eigenstep predict 1 100 --rule heavy-ball --lr 0.01 --momentum 0.9
     eigenstep demo --out results
     """
+
+
+_examples_unwrapped(main)

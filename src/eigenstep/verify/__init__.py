@@ -2,6 +2,7 @@
 
 from eigenstep.verify.check import (
     GOALS,
+    Factors,
     LimitCheck,
     ProblemCheck,
     check_held,
@@ -9,10 +10,10 @@ from eigenstep.verify.check import (
     check_live,
     check_problem,
 )
-from eigenstep.verify.limit import MeasuredLimit, Trial, measured_limit, sharpest, unit_after
+from eigenstep.verify.limit import MeasuredLimit, Trial, measured_factors, measured_limit, sharpest, unit_after
 from eigenstep.verify.orbit import Orbit, measured_orbit
 
 __all__ = [
-    "GOALS", "LimitCheck", "MeasuredLimit", "Orbit", "ProblemCheck", "Trial", "check_held", "check_linear",
-    "check_live", "check_problem", "measured_limit", "measured_orbit", "sharpest", "unit_after",
+    "GOALS", "Factors", "LimitCheck", "MeasuredLimit", "Orbit", "ProblemCheck", "Trial", "check_held", "check_linear",
+    "check_live", "check_problem", "measured_factors", "measured_limit", "measured_orbit", "sharpest", "unit_after",
 ]  # fmt: skip

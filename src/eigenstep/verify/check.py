@@ -6,21 +6,32 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from eigenstep.problems import Problem
 from eigenstep.rules import Adam, GradientDescent, HeavyBall, LinearRule, Nesterov, RMSProp, Rule
 from eigenstep.spectrum import Spectrum
-from eigenstep.theory import max_stable_lr
-from eigenstep.verify.limit import MeasuredLimit, measured_limit, sharpest, unit_after
-from eigenstep.verify.motion import rule_behind
+from eigenstep.theory import max_stable_lr, radii
+from eigenstep.verify.limit import MeasuredLimit, measured_factors, measured_limit, sharpest, unit_after
+from eigenstep.verify.motion import MakeOptimizer, rule_behind
 from eigenstep.verify.orbit import Orbit, measured_orbit
 
 HELD_AFTER = 200  # real updates, after which P is held
 FAR_ABOVE = 10.0  # live: eps in units of the gradient at distance |minimum|; sqrt(v) stays below 1e-3 of it
+_AROUND, _FACTORS = 0.1, 14  # factors per update are taken at so many lrs within 10% of the limit
 GOALS = {"linear": 0.01, "held P": 0.03, "live": 0.01}  # largest relative difference that is accepted
 
 
 @dataclass(frozen=True)
+class Factors:
+    """Factors per update along the sharpest direction at lrs (k,) around the limit, predicted and measured, (k,)."""
+
+    lr: Tensor
+    predicted: Tensor
+    measured: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class LimitCheck:
     """A predicted and a measured limit. kind: 'linear', 'held P' or 'live'; sharpness: of P^-1/2 H P^-1/2."""
 
@@ -29,6 +40,7 @@ class LimitCheck:
     sharpness: float
     predicted: float
     measured: MeasuredLimit
+    factors: Factors
     note: str = ""
 
     @property
@@ -45,7 +57,9 @@ class LimitCheck:
         """Return the check as plain data for JSON."""
         names = ("kind", "sharpness", "predicted", "difference", "met", "note")
         own = {name: getattr(self, name) for name in names}
-        return {"rule": repr(self.rule), "name": self.rule.name, **own, "measured": self.measured.as_dict()}
+        factors = {name: values.tolist() for name, values in vars(self.factors).items()}
+        parts = {"measured": self.measured.as_dict(), "factors": factors}
+        return {"rule": repr(self.rule), "name": self.rule.name, **own, **parts}
 
 
 @dataclass(frozen=True)
@@ -78,17 +92,14 @@ def check_linear(rule: Rule, problem: Problem) -> LimitCheck:
     >>> check_linear(GradientDescent(), Quadratic((1.0, 100.0), (0.8, 0.6))).met
     True
     """
-    sharpness, _ = sharpest(problem.hessian(problem.minimum))
-    return LimitCheck(rule, "linear", sharpness, max_stable_lr(rule, sharpness), measured_limit(rule, problem))
+    return _check(rule, rule, problem, "linear")
 
 
 def check_held(rule: LinearRule, problem: Problem, updates: int = HELD_AFTER) -> LimitCheck:
     """Check an adaptive rule with P held as it is after so many real updates from the problem's start."""
     unit = unit_after(rule, problem, updates)
-    sharpness, _ = sharpest(problem.hessian(problem.minimum), unit)
     note = f"P after {updates} updates at lr {rule.lr:g}, {float(unit.min()):.2g} to {float(unit.max()):.2g}"
-    measured = measured_limit(rule, problem, unit=unit, size=1e-5)
-    return LimitCheck(rule, "held P", sharpness, max_stable_lr(rule, sharpness), measured, note)
+    return _check(rule, rule, problem, "held P", unit=unit, size=1e-5, note=note)
 
 
 def check_live(optimizer: Callable[..., torch.optim.Optimizer], problem: Problem) -> LimitCheck:
@@ -101,10 +112,8 @@ def check_live(optimizer: Callable[..., torch.optim.Optimizer], problem: Problem
     sharpness, _ = sharpest(problem.hessian(problem.minimum))
     eps = FAR_ABOVE * sharpness * (float(problem.minimum.norm()) or 1.0)
     make = partial(optimizer, eps=eps)
-    rule = rule_behind(make)
-    measured = measured_limit(make, problem, unit=torch.full((problem.dimension,), eps, dtype=torch.float64))
-    predicted = max_stable_lr(rule, sharpness / eps)
-    return LimitCheck(rule, "live", sharpness / eps, predicted, measured, f"torch's own class, eps {eps:.3g}")
+    unit = torch.full((problem.dimension,), eps, dtype=torch.float64)
+    return _check(rule_behind(make), make, problem, "live", unit=unit, note=f"torch's own class, eps {eps:.3g}")
 
 
 def check_problem(problem: Problem, progress: Callable[[int, int], None] | None = None) -> ProblemCheck:
@@ -126,3 +135,29 @@ def check_problem(problem: Problem, progress: Callable[[int, int], None] | None 
     if progress:
         progress(len(checks) + 1, len(checks) + 1)
     return ProblemCheck(problem, problem.spectrum(), tuple(done), orbit)
+
+
+def _check(
+    rule: Rule,
+    method: Rule | MakeOptimizer,
+    problem: Problem,
+    kind: str,
+    *,
+    unit: Tensor | None = None,
+    size: float = 1e-4,
+    note: str = "",
+) -> LimitCheck:
+    """Predict from the rule and the exact (preconditioned) Hessian; measure by running the method."""
+    sharpness, _ = sharpest(problem.hessian(problem.minimum), unit)
+    limit = max_stable_lr(rule, sharpness)
+    lr = limit * torch.linspace(1 - _AROUND, 1 + _AROUND, _FACTORS, dtype=torch.float64)
+    predicted = radii(rule.replace(lr=lr), torch.tensor([sharpness], dtype=torch.float64)).squeeze(-1)
+    return LimitCheck(
+        rule=rule,
+        kind=kind,
+        sharpness=sharpness,
+        predicted=limit,
+        measured=measured_limit(method, problem, unit=unit, size=size),
+        factors=Factors(lr, predicted, measured_factors(method, problem, lr, unit=unit)),
+        note=note,
+    )

@@ -1,4 +1,4 @@
-"""What becomes of a small error: whether it returns to the minimum or leaves it."""
+"""What becomes of a small error: whether it returns to the minimum or leaves it, and by what factor per update."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from eigenstep.verify.motion import Motion
 
 LEAVES, UNDECIDED, RETURNS = 1, 0, -1
 TENFOLD = 10.0
-FARTHEST = 1e4  # times the distance at the start: beyond any transient of a stable method here; it has left
+FARTHEST = 1e4  # times the distance at the start: beyond any overshoot of a stable method here; it has left
+_BEAT = 20  # updates; within 1% of its limit, heavy ball .9 beats with a period of 18
 
 
 class Fates(NamedTuple):
-    """Per lane: LEAVES, UNDECIDED or RETURNS; the growth factor per update; the updates taken."""
+    """Per lane: LEAVES, UNDECIDED or RETURNS, and the updates taken."""
 
     fate: Tensor
-    growth: Tensor
     updates: Tensor
 
 
@@ -27,20 +27,20 @@ def follow(motion: Motion, gradient: Callable[[Tensor], Tensor], minimum: Tensor
     In the first `settle` updates a method with momentum may overshoot from rest although it is stable (heavy ball .9
     by 19 times), so it is judged after them: a lane LEAVES once it is tenfold as far as it began, and RETURNS once it
     is a tenth as far, or if at the end it is nearer than at the start and than halfway (the largest over a window at
-    each). A lane that did neither is UNDECIDED: too close to the edge, or caught in a small orbit. growth is the
-    slope of the logarithm of the distance after `settle`.
+    each). A lane that did neither is UNDECIDED: too close to the edge, or caught in a small orbit.
     """
-    lanes, total = len(motion.points), 2 * updates
+    lanes, total, window = len(motion.points), 2 * updates, max(1, updates // 4)
     alive = torch.arange(lanes)
-    fate = torch.zeros(lanes, dtype=torch.int8)
-    taken = torch.full((lanes,), total)
-    history = torch.full((total + 1, lanes), torch.nan, dtype=torch.float64)
-    history[0] = (motion.points - minimum).norm(dim=-1)
+    fate, taken = torch.full((lanes,), UNDECIDED), torch.full((lanes,), total)
+    begin = (motion.points - minimum).norm(dim=-1)
+    halfway, end = torch.zeros_like(begin), torch.zeros_like(begin)
     for t in range(1, total + 1):
         motion.step(gradient(motion.points))
         distance = (motion.points - minimum).norm(dim=-1)
-        history[t, alive] = distance
-        grown = distance / history[0, alive]
+        for largest, last in ((halfway, updates), (end, total)):
+            if last - window < t <= last:
+                largest[alive] = torch.maximum(largest[alive], distance)
+        grown = distance / begin[alive]
         gone = ~(grown <= (TENFOLD if t > settle else FARTHEST))
         back = (grown < 1 / TENFOLD) & (t > settle)
         decided = gone | back
@@ -50,18 +50,28 @@ def follow(motion: Motion, gradient: Callable[[Tensor], Tensor], minimum: Tensor
             if not len(alive):
                 break
             motion.keep(~decided)
-    window = max(1, updates // 4)
-    halfway = history[updates - window + 1 : updates + 1, alive].amax(0)
-    nearer = torch.minimum(halfway, history[0, alive])
-    fate[alive[history[total - window + 1 :, alive].amax(0) < nearer]] = RETURNS
-    return Fates(fate, _growth(history, settle), taken)
+    shrunk = end[alive] < torch.minimum(halfway, begin)[alive]
+    fate[alive[shrunk]] = RETURNS
+    return Fates(fate, taken)
 
 
-def _growth(history: Tensor, settle: int) -> Tensor:
-    """exp of the least-squares slope of ln(distance) after `settle` updates; nan for a lane decided before."""
-    logs = history[settle:].clamp(min=1e-300).log()
-    logs = torch.where(logs.isfinite(), logs, torch.nan)
-    time = torch.where(logs.isnan(), torch.nan, torch.arange(len(logs), dtype=torch.float64).unsqueeze(-1))
-    centred = time - time.nanmean(0)
-    slope = (centred * logs).nansum(0) / (centred * centred).nansum(0)
-    return torch.where((~logs.isnan()).sum(0) > 2, slope.exp(), torch.nan)
+def factors(motion: Motion, gradient: Callable[[Tensor], Tensor], minimum: Tensor, updates: int) -> Tensor:
+    """Return by what factor each lane's distance changes per update, once the memory of the start has faded.
+
+    The slope of the logarithm of the distance (the largest of the last _BEAT updates, since it may oscillate), by least
+    squares over the later half of the time until the lane has grown by TENFOLD^3 or shrunk to 1 / TENFOLD^3.
+    """
+    distances = [(motion.points - minimum).norm(dim=-1)]
+    for _ in range(updates):
+        motion.step(gradient(motion.points))
+        distances.append((motion.points - minimum).norm(dim=-1))
+    grown = torch.stack(distances) / distances[0]
+    grown = torch.cat([grown[: _BEAT - 1].cummax(0).values, grown.unfold(0, _BEAT, 1).amax(-1)])
+    inside = (grown > TENFOLD**-3) & (grown < TENFOLD**3)
+    ends = inside.int().cumprod(0).sum(0)  # the first update outside, or all
+    time = torch.arange(updates + 1, dtype=torch.float64).unsqueeze(-1)
+    used = ((time >= ends // 2) & (time < ends)).to(torch.float64)
+    logs = torch.where(used > 0, grown, 1.0).log()
+    centred = used * (time - (used * time).sum(0) / used.sum(0))
+    slope: Tensor = (centred * logs).sum(0) / centred.square().sum(0)
+    return slope.exp()

@@ -11,7 +11,7 @@ from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.problems import Problem
 from eigenstep.rules import LinearRule, Rule
 from eigenstep.theory.limits import momentum_of
-from eigenstep.verify.fate import LEAVES, RETURNS, Fates, follow
+from eigenstep.verify.fate import LEAVES, RETURNS, UNDECIDED, Fates, factors, follow
 from eigenstep.verify.motion import MakeOptimizer, Motion, RuleMotion, TorchMotion, rule_behind
 
 _WIDEST, _FIRST = (0.5, 100.0), 12  # first round: so many lrs in this range, in units of 1 / curvature
@@ -21,11 +21,10 @@ _ROUNDS = 12
 
 @dataclass(frozen=True)
 class Trial:
-    """One lr that was tried: its fate (-1 returns, 0 undecided, 1 leaves) and growth per update (nan: too short)."""
+    """One lr that was tried, and its fate: -1 returns, 0 undecided, 1 leaves."""
 
     lr: float
     fate: int
-    growth: float
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,10 @@ class MeasuredLimit:
         return (self.high - self.low) / (self.high + self.low)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as plain data for JSON; a growth that was not measured is None."""
-        trials = [
-            {"lr": t.lr, "fate": t.fate, "growth": None if math.isnan(t.growth) else t.growth} for t in self.trials
-        ]
+        """Return the result as plain data for JSON; a trial as [lr, fate]."""
         names = ("lr", "low", "high", "uncertainty", "updates", "converged", "how")
-        return {**{name: getattr(self, name) for name in names}, "trials": trials}
+        own = {name: getattr(self, name) for name in names}
+        return {**own, "trials": [[trial.lr, trial.fate] for trial in self.trials]}
 
 
 def measured_limit(
@@ -87,38 +84,21 @@ def measured_limit(
     >>> found.low < 0.038 < found.high, found.uncertainty < 0.002, found.converged
     (True, True, True)
     """
-    if isinstance(method, Rule):
-        method = _checked(method, unit)
     if not 0 < tolerance < 1 or not 0 < size < 1:
         raise InvalidValue(f"measured_limit: tolerance={tolerance} and size={size} must lie between 0 and 1")
-    settle = _overshoot(method) if settle is None else settle
-    sharpness, direction = sharpest(problem.hessian(problem.minimum), unit)
-    if sharpness <= 0:
-        raise InvalidValue(f"{problem.name}: the sharpest curvature at its minimum, {sharpness:.4g}, sets no limit")
-    minimum = problem.minimum
-    offset = size * (float(minimum.norm()) or 1.0) * direction
+    runs = _Runs(method, problem, unit, size)
+    settle = runs.overshoot() if settle is None else settle
     trials: dict[float, Trial] = {}
     spent = 0
-
-    def run(lrs: list[float], updates: int) -> int:
-        """Try these lrs, both signs each; return what it cost."""
-        lr = torch.tensor(lrs, dtype=torch.float64).repeat(2)
-        points = torch.cat([(minimum + offset).repeat(len(lrs), 1), (minimum - offset).repeat(len(lrs), 1)])
-        motion: Motion
-        if isinstance(method, LinearRule):
-            motion = RuleMotion(method, lr, points, unit)
-        else:
-            motion = TorchMotion(method, lr, points)
-        found = follow(motion, problem.gradient, minimum, updates, settle)
-        trials.update(_joined(lrs, found))
-        return int(found.updates.sum())
-
-    low, high = (edge / _curvature(problem, direction, unit, size) for edge in _WIDEST)
+    low, high = (edge / runs.curvature() for edge in _WIDEST)
     ratio = (high / low) ** (1 / (_FIRST - 1))
     lrs = [low * ratio**i for i in range(_FIRST)]
     for _ in range(_ROUNDS):
-        spacing = lrs[1] / lrs[0] - 1 if len(lrs) > 1 else tolerance
-        spent += run(lrs, max(settle, math.ceil(1 / spacing)))
+        updates = max(settle, math.ceil(1 / (lrs[1] / lrs[0] - 1)))
+        lr = torch.tensor(lrs, dtype=torch.float64).repeat(2)
+        found = follow(runs.motion(lr, len(lrs)), problem.gradient, problem.minimum, updates, settle)
+        trials.update(_joined(lrs, found))
+        spent += int(found.updates.sum())
         low, high = _bracket(trials, problem.name)
         if high - low <= tolerance * low:
             break
@@ -132,6 +112,57 @@ def measured_limit(
         how=f"{len(trials)} lrs, run on the loss from minimum +- {size:g} |minimum| along the sharpest direction",
         trials=tuple(trials[lr] for lr in sorted(trials)),
     )
+
+
+def measured_factors(
+    method: Rule | MakeOptimizer, problem: Problem, lr: Tensor, *, unit: Tensor | None = None, updates: int = 200
+) -> Tensor:
+    """Return the factor per update by which an error along the sharpest direction changes, at each lr (B,).
+
+    method and unit as in `measured_limit`, and raises as it does. Each run starts 1e-6 |minimum| from the minimum, far
+    enough below its bends that even a quick growth is seen over several updates.
+
+    >>> from eigenstep.problems import Quadratic
+    >>> from eigenstep.rules import GradientDescent
+    >>> lr = torch.tensor([0.018, 0.021], dtype=torch.float64)
+    >>> measured_factors(GradientDescent(), Quadratic((1.0, 100.0), (0.8, 0.6)), lr).round(decimals=6).tolist()
+    [0.8, 1.1]
+    """
+    motion = _Runs(method, problem, unit, size=1e-6).motion(lr, len(lr))
+    return factors(motion, problem.gradient, problem.minimum, updates)
+
+
+class _Runs:
+    """Runs of one method on one problem, each from a small error along the sharpest direction."""
+
+    def __init__(self, method: Rule | MakeOptimizer, problem: Problem, unit: Tensor | None, size: float) -> None:
+        self.method = _checked(method, unit) if isinstance(method, Rule) else method
+        sharpness, direction = sharpest(problem.hessian(problem.minimum), unit)
+        if sharpness <= 0:
+            raise InvalidValue(f"{problem.name}: the sharpest curvature at its minimum, {sharpness:.4g}, sets no limit")
+        self.problem, self.unit = problem, unit
+        self.offset = size * (float(problem.minimum.norm()) or 1.0) * direction
+
+    def motion(self, lr: Tensor, plus: int) -> Motion:
+        """A lane for each lr: the first `plus` begin on one side of the minimum, the others on the other."""
+        sides = torch.where(torch.arange(len(lr)) < plus, 1.0, -1.0).to(torch.float64)
+        points = self.problem.minimum + sides.unsqueeze(-1) * self.offset
+        if isinstance(self.method, LinearRule):
+            return RuleMotion(self.method, lr, points, self.unit)
+        return TorchMotion(self.method, lr, points)
+
+    def overshoot(self) -> int:
+        """Updates in which the memory of a start at rest fades: 10 / (1 - momentum), none without momentum."""
+        rule = self.method if isinstance(self.method, LinearRule) else rule_behind(self.method)
+        momentum = momentum_of(_checked(rule, torch.ones(1) if rule.adaptive else None))
+        return 0 if momentum is None else math.ceil(10 / (1 - float(momentum)))
+
+    def curvature(self) -> float:
+        """v'Hv / v'Pv from two gradients: the natural scale of 1 / lr."""
+        minimum, offset = self.problem.minimum, self.offset
+        slope = (self.problem.gradient(minimum + offset) - self.problem.gradient(minimum - offset)) / 2
+        weighted = offset if self.unit is None else self.unit * offset
+        return float(slope @ offset) / float(offset @ weighted)
 
 
 def sharpest(hessian: Tensor, unit: Tensor | None = None) -> tuple[float, Tensor]:
@@ -179,30 +210,11 @@ def _checked(rule: Rule, unit: Tensor | None) -> LinearRule:
     return rule.replace(lr=1.0)
 
 
-def _overshoot(method: LinearRule | MakeOptimizer) -> int:
-    """Updates in which the memory of a start at rest fades: 10 / (1 - momentum), none without momentum."""
-    if not isinstance(method, LinearRule):
-        method = _checked(rule_behind(method), torch.ones(1))
-    momentum = momentum_of(method)
-    return 0 if momentum is None else math.ceil(10 / (1 - float(momentum)))
-
-
-def _curvature(problem: Problem, direction: Tensor, unit: Tensor | None, size: float) -> float:
-    """v'Hv / v'Pv from two gradients: the natural scale of 1 / lr."""
-    minimum = problem.minimum
-    offset = size * (float(minimum.norm()) or 1.0) * direction
-    slope = (problem.gradient(minimum + offset) - problem.gradient(minimum - offset)) / 2
-    weight = torch.ones_like(direction) if unit is None else unit
-    return float(slope @ offset) / float(offset @ (weight * offset))
-
-
 def _joined(lrs: list[float], found: Fates) -> dict[float, Trial]:
     """Both signs of each lr together: leaves if either leaves, returns if both return."""
-    fates, growth = found.fate.reshape(2, -1), found.growth.reshape(2, -1)
-    joined = torch.where((fates == LEAVES).any(0), LEAVES, torch.where((fates == RETURNS).all(0), RETURNS, 0))
-    return {
-        lr: Trial(lr, int(fate), float(rate)) for lr, fate, rate in zip(lrs, joined, growth.nanmean(0), strict=True)
-    }
+    fates = found.fate.reshape(2, -1)
+    joined = torch.where((fates == LEAVES).any(0), LEAVES, torch.where((fates == RETURNS).all(0), RETURNS, UNDECIDED))
+    return {lr: Trial(lr, int(fate)) for lr, fate in zip(lrs, joined, strict=True)}
 
 
 def _bracket(trials: dict[float, Trial], name: str) -> tuple[float, float]:
