@@ -73,8 +73,7 @@ class Batches:
             if number >= len(self.digests) or fingerprint(batch)[0] != self.digests[number]:
                 raise InvalidValue(
                     f"Objective: batch {number} differs from the one of the first pass; the data must be the same at "
-                    "every "
-                    "pass: pass a list of batches, or a loader without state of its own"
+                    "every pass: pass a list of batches, or a loader without state of its own"
                 )
             yield batch
         if number + 1 != len(self.digests):
@@ -130,8 +129,7 @@ def refuse_one_shot(data: Any) -> None:
     if isinstance(data, Iterator):
         raise InvalidValue(
             f"Objective: data is a {type(data).__name__}, which can be read only once; pass the loader or list "
-            "itself, or "
-            "list(...) of a few batches"
+            "itself, or list(...) of a few batches"
         )
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         raise InvalidValue(
@@ -141,16 +139,14 @@ def refuse_one_shot(data: Any) -> None:
     if isinstance(data, DataLoader) and data._iterator is not None:
         raise InvalidValue(
             "Objective: data is a DataLoader with persistent workers and a live iterator, which reading would reset; "
-            "pass "
-            "list(...) of a few batches, or a second loader"
+            "pass list(...) of a few batches, or a second loader"
         )
     for name, holder in holders(data):
         for key, value in attributes(holder).items():
             if isinstance(value, Iterator):
                 raise InvalidValue(
                     f"Objective: {name} keeps a live {type(value).__name__} in .{key}, which reading would advance; "
-                    "pass "
-                    "list(...) of a few batches"
+                    "pass list(...) of a few batches"
                 )
 
 

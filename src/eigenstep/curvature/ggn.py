@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigenstep.curvature.hessian import refuse_dead_ends
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import Unsupported
@@ -39,14 +40,15 @@ class GGNOperator(Operator):
             outputs, cut, loss = self._cut(i, batch, params)
             dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
             back = torch.autograd.grad(outputs, params, dummies, create_graph=True, materialize_grads=True)
+            if i == 0:
+                refuse_dead_ends(back)
             moved = torch.autograd.grad(back, dummies, parts, materialize_grads=True)
             slopes = torch.autograd.grad(loss, cut, create_graph=True, materialize_grads=True)
             curved = [(s, m) for s, m in zip(slopes, moved, strict=True) if s.requires_grad]
             if not curved:
                 raise Unsupported(
                     "GGNOperator: the loss is linear in the model's outputs (a loss computed inside the model?), so "
-                    "its "
-                    "Gauss-Newton matrix would be zero; compute the loss outside, from the model's predictions"
+                    "its Gauss-Newton matrix would be zero; compute the loss outside, from the model's predictions"
                 )
             pulled = torch.autograd.grad([s for s, _ in curved], cut, [m for _, m in curved], materialize_grads=True)
             grads = torch.autograd.grad(outputs, params, pulled, materialize_grads=True)

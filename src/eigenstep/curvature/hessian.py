@@ -1,7 +1,8 @@
 """Hessian-vector products: exact over a kept or a fresh graph, linearised, or by checked finite differences."""
 
 import itertools
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -113,9 +114,10 @@ class HessianOperator(Operator):
         """A function (parts, again) -> product of one batch's Hessian with the parts."""
         objective, params = self.objective, self.objective.params
         if self.method == "linearize":
-            _, tangent = torch.func.linearize(
-                lambda *point: self._grad_at(i, batch, point), *(p.detach() for p in params)
-            )
+            with warnings.catch_warnings():  # torch's own tracing warns about its own deprecations
+                warnings.simplefilter("ignore")
+                point = tuple(p.detach() for p in params)
+                _, tangent = torch.func.linearize(lambda *x: self._grad_at(i, batch, x), *point)
             return lambda parts, again: tangent(*parts)
         loss = objective.batch_loss(i, batch)
         grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
@@ -123,6 +125,8 @@ class HessianOperator(Operator):
         if not live:
             return lambda parts, again: [torch.zeros_like(p) for p in params]
         outputs = [g for g, _ in live]
+        if i == 0:
+            refuse_dead_ends(outputs)
 
         def product(parts: list[Tensor], again: bool) -> Any:
             return torch.autograd.grad(
@@ -182,6 +186,22 @@ class HessianOperator(Operator):
         if vec.norm(direct - placed) > 1e-3 * max(vec.norm(direct), 1e-30):
             raise Unsupported(
                 "HessianOperator: the loss reaches parameters otherwise than through its `model` argument, so they "
-                "cannot be "
-                "moved; write loss(model, batch) in terms of `model` only"
+                "cannot be moved; write loss(model, batch) in terms of `model` only"
             )
+
+
+def refuse_dead_ends(outputs: Sequence[Tensor]) -> None:
+    """Raise RuntimeError if a graph of first derivatives holds a node that may not be differentiated again.
+
+    torch connects such nodes (once_differentiable) to nothing: asked for chosen inputs, its engine passes them by and
+    returns a Hessian without them, in silence.
+    """
+    seen, left = set(), [out.grad_fn for out in outputs]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if "Error" in node.name() or "NotImplemented" in node.name():
+            raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
+        left += [following for following, _ in node.next_functions]

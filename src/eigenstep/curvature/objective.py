@@ -253,13 +253,12 @@ class Objective:
         if out.numel() != 1 or out.is_complex():
             raise InvalidValue(
                 f"Objective: loss returned a tensor of shape {tuple(out.shape)}; a scalar is needed: take .mean() "
-                "over the "
-                "batch, or .sum() with reduction='sum'"
+                "over the batch, or .sum() with reduction='sum'"
             )
         if not bool(out.isfinite()):
             raise InvalidValue(
-                f"Objective: the loss is {float(out)}, not finite, on the first batch; measure at a point where it "
-                "is finite"
+                f"Objective: the loss is {float(out.detach())}, not finite, on the first batch; measure where it is "
+                "finite"
             )
         if not out.requires_grad:
             raise InvalidValue(
@@ -292,8 +291,7 @@ def refuse_wrapped(model: nn.Module) -> None:
     if found := [name for name in _WRAPPED if name in kinds]:
         raise Unsupported(
             f"Objective: {found[0]} is not supported: its products need communication between processes; pass the "
-            "plain "
-            "module (model.module for DDP) on one process"
+            "plain module (model.module for DDP) on one process"
         )
     if any(type(p).__name__ == "DTensor" or type(p.data).__name__ == "DTensor" for p in model.parameters()):
         raise Unsupported("Objective: the parameters are sharded (DTensor); pass the plain module on one process")

@@ -109,8 +109,7 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
     if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in home]:
         raise InvalidValue(
             f"measure: the optimizer does not hold {missing[0]!r} ({len(missing)} parameters in all); choose the "
-            "ones that it "
-            "trains with Objective(parameters=...)"
+            "ones that it trains with Objective(parameters=...)"
         )
     here = list({id(home[id(p)][0]): home[id(p)] for p in objective.params}.values())
     lr = next((float(rule.lr) for _, rule in here if float(rule.lr) > 0), 0.0)

@@ -1,0 +1,235 @@
+"""An objective: what it refuses and how, how it weighs its data, and that it leaves everything as it was."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from eigenstep.curvature import Objective, density, measure, trace
+from eigenstep.errors import EigenstepError, InvalidValue, UnknownName, Unsupported
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Tanh(), nn.Linear(6, 3))
+
+
+def plain() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def points(n: int = 12, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(n, 4, generator=g).to(dtype), torch.randint(3, (n,), generator=g)
+
+
+class Snapshot:
+    """Everything of the user's, bit for bit."""
+
+    def __init__(self, model: nn.Module, *generators: torch.Generator) -> None:
+        self.model, self.generators = model, generators
+        self.tensors = {n: (t, t.clone(), t._version) for n, t in model.state_dict(keep_vars=True).items()}
+        self.modes = [m.training for m in model.modules()]
+        self.grads = [(p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+        self.requires = [p.requires_grad for p in model.parameters()]
+        self.random = self._random()
+
+    def _random(self) -> tuple[Any, ...]:
+        numpy = np.random.get_state()  # noqa: NPY002
+        torches = [torch.get_rng_state(), *(g.get_state() for g in self.generators)]
+        return random.getstate(), numpy[1].tolist(), numpy[2], [t.tolist() for t in torches]
+
+    def check(self) -> None:
+        now = self.model.state_dict(keep_vars=True)
+        assert now.keys() == self.tensors.keys()
+        for name, (tensor, copy, version) in self.tensors.items():
+            assert now[name] is tensor and torch.equal(tensor, copy) and tensor._version == version, name
+        assert [m.training for m in self.model.modules()] == self.modes
+        for p, (grad, copy) in zip(self.model.parameters(), self.grads, strict=True):
+            assert p.grad is grad and (grad is None or torch.equal(grad, copy))
+        assert [p.requires_grad for p in self.model.parameters()] == self.requires
+        assert self._random() == self.random
+
+
+class Shuffled:
+    """A data source with another set at every pass."""
+
+    def __iter__(self) -> Any:
+        yield torch.rand(5, 4), torch.randint(3, (5,))
+
+
+def half_frozen() -> nn.Module:
+    model = network()
+    for p in model.parameters():
+        p.requires_grad_(False)
+    return model
+
+
+def noisy(model: nn.Module, batch: Any) -> Tensor:
+    return loss(model, batch) * (1 + torch.rand(()))
+
+
+def mean_missing(model: nn.Module, batch: Any) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+BAD: dict[str, tuple[Callable[[nn.Module], Any], type[Exception], str]] = {
+    "not scalar": (lambda m: Objective(m, mean_missing, points()), InvalidValue, "a scalar is needed"),
+    "a float": (lambda m: Objective(m, lambda m, b: loss(m, b).item(), points()), InvalidValue, "not .item()"),
+    "not finite": (lambda m: Objective(m, lambda m, b: loss(m, b) / 0, points()), InvalidValue, "not finite"),
+    "detached": (lambda m: Objective(m, lambda m, b: loss(m, b).detach(), points()), InvalidValue, "does not depend"),
+    "random": (lambda m: Objective(m, noisy, points()), InvalidValue, "dropout='fixed'"),
+    "generator": (lambda m: Objective(m, loss, (p for p in [points()])), InvalidValue, "only once"),
+    "empty": (lambda m: Objective(m, loss, []), InvalidValue, "no batches"),
+    "dataset": (lambda m: Objective(m, loss, TensorDataset(*points())), InvalidValue, "DataLoader"),
+    "sizes": (
+        lambda m: Objective(m, lambda m, b: loss(m, points()) + 0 * b["n"], [{"n": 1}, {"n": 2}]),
+        InvalidValue,
+        "batch_size=",
+    ),
+    "mode": (lambda m: Objective(m, loss, points(), "evl"), UnknownName, "did you mean 'eval'"),
+    "names": (lambda m: Objective(m, loss, points(), parameters="0.wieght"), UnknownName, "0.weight"),
+    "memory": (lambda m: measure(Objective(m, loss, points()), basis=3), InvalidValue, "at least 6"),
+    "which": (lambda m: measure(Objective(m, loss, points()), 1, "larges"), UnknownName, "largest"),
+    "top": (lambda m: measure(Objective(m, loss, points()), 10**6), InvalidValue, "the operator has"),
+    "wrapped": (lambda m: Objective(nn.DataParallel(m), loss, points()), Unsupported, "plain module"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_bad_input_is_refused_with_a_remedy_and_touches_nothing(name: str) -> None:
+    build, kind, words = BAD[name]
+    model = network()
+    loss(model, points()).backward()
+    before = Snapshot(model)
+    with pytest.raises(kind, match=words) as caught:
+        measure(build(model))
+    assert isinstance(caught.value, EigenstepError)
+    before.check()
+
+
+def test_no_trainable_parameters() -> None:
+    with pytest.raises(InvalidValue, match="no trainable parameters"):
+        Objective(half_frozen(), loss, points())
+
+
+def test_everything_is_left_as_it_was() -> None:
+    model = network()
+    loss(model, points()).backward()
+    model[1].eval()
+    generator = torch.Generator().manual_seed(5)
+    loader = DataLoader(TensorDataset(*points()), batch_size=5, shuffle=True, generator=generator)
+    before = Snapshot(model, generator)
+    objective = Objective(model, loss, loader)
+    measure(objective, 2, vectors=True)
+    before.check()
+    density(objective, probes=2, steps=4)
+    trace(objective, 8)
+    before.check()
+    with pytest.raises(ZeroDivisionError):
+        measure(objective, progress=lambda p: 1 / 0)
+    before.check()
+
+
+def test_interrupts_restore_and_return_what_has_converged() -> None:
+    model = network()
+    before = Snapshot(model)
+    calls = [0]
+
+    def stop_late(progress: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 12:
+            raise KeyboardInterrupt
+
+    result = measure(Objective(model, loss, points()), 3, tol=1e-3, progress=stop_late)
+    assert result.provenance["interrupted"] and not result.converged and not result.certified
+    assert "interrupted" in repr(result)
+    assert bool((result.residuals <= 1e-3 * result.values.abs()).all())
+    before.check()
+
+    def interrupted(model: nn.Module, batch: Any) -> Tensor:
+        model(batch[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(Objective(model, interrupted, points()))
+    before.check()
+
+
+def test_unequal_batches_equal_one_whole_batch() -> None:
+    x, y = points(1797, torch.float64)
+    whole = measure(Objective(plain(), loss, (x, y)), 3, tol=1e-9)
+    parts = [(x[:1700], y[:1700]), (x[1700:], y[1700:])]
+    for data in (parts, parts[::-1], DataLoader(TensorDataset(x, y), batch_size=97, shuffle=True)):
+        cut = measure(Objective(plain(), loss, data), 3, tol=1e-9)
+        assert torch.allclose(cut.values, whole.values, rtol=1e-11)
+
+
+def test_sums_add_up_and_given_sizes_weigh() -> None:
+    x, y = points(12, torch.float64)
+    total = lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="sum")  # noqa: E731
+    whole = measure(Objective(plain(), total, (x, y), reduction="sum")).largest
+    cut = measure(Objective(plain(), total, [(x[:9], y[:9]), (x[9:], y[9:])], reduction="sum")).largest
+    mean = measure(Objective(plain(), loss, [(x[:9], y[:9]), (x[9:], y[9:])], batch_size=[9, 3])).largest
+    assert abs(cut - whole) < 1e-9 * whole
+    assert abs(12 * mean - whole) < 1e-9 * whole
+    wrong = measure(Objective(plain(), loss, [(x[:9], y[:9]), (x[9:], y[9:])], batch_size=[1, 1])).largest
+    assert abs(12 * wrong - whole) > 1e-4 * whole
+
+
+def test_too_little_memory_streams_and_gives_the_same() -> None:
+    x, y = points(64, torch.float64)
+    loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
+    kept = measure(Objective(plain(), loss, loader))
+    streamed = measure(Objective(plain(), loss, loader, memory=10.0))
+    assert streamed.provenance["graphs_kept"] == 0 and kept.provenance["graphs_kept"] == 4
+    assert abs(streamed.largest - kept.largest) < 1e-10
+    with pytest.raises(InvalidValue, match=r"differs from the one of the first pass|differs between two"):
+        measure(Objective(plain(), loss, _Changing(), memory=1.0))
+
+
+class _Changing:
+    """Re-iterable, but each pass is another set."""
+
+    passes = 0
+
+    def __iter__(self) -> Any:
+        self.passes += 1
+        x, y = points(6, torch.float64)
+        yield x + self.passes, y
+
+
+def test_dropout_is_off_or_held_and_the_result_says_which() -> None:
+    model, bare = network(), network()
+    bare[2].p = 0.0
+    off = measure(Objective(model, loss, points()))
+    assert "dropout switched off" in off.notes
+    assert abs(off.largest - measure(Objective(bare, loss, points())).largest) < 1e-5 * off.largest
+    held = [measure(Objective(model, loss, points(), dropout="fixed", seed=s)) for s in (0, 0, 1)]
+    assert any("one mask" in note for note in held[0].notes)
+    assert held[0].largest == held[1].largest != held[2].largest
+
+
+def test_eval_mode_on_batchnorm_is_labelled() -> None:
+    result = measure(Objective(network(), loss, points(), "eval"))
+    assert any("not the curvature that your optimiser sees" in note for note in result.notes)
+
+
+def test_changed_parameters_are_noticed() -> None:
+    model = plain()
+    objective = Objective(model, loss, points(12, torch.float64))
+    first = measure(objective).largest
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    assert abs(measure(objective).largest - first) > 1e-3 * first
