@@ -13,7 +13,7 @@ from eigenstep.curvature.operators import Operator
 from eigenstep.errors import InvalidValue, UnknownName
 
 Which = Literal["largest", "smallest", "ends", "magnitude"]
-STILL = 0.02  # a value stands still while it moves by less than this part of the tolerance
+STILL = 0.005  # a value stands still while it moves by less than this part of the tolerance
 SMALL = 1e-3  # values below this part of ||A|| are held to the tolerance of that part: a zero has no relative error
 
 
@@ -67,7 +67,7 @@ class Search:
 
     The search converges (residuals), confirms (more products along the chain), then, when more than one value is
     wanted or it began from given vectors, looks again from a fresh random start in the rest of the space. A value that
-    moves by more than a fiftieth of the tolerance sends it back.
+    moves by more than a two-hundredth of the tolerance sends it back.
     """
 
     aim: Aim
@@ -163,7 +163,7 @@ class Search:
         """Steps after which a fresh start shows a hidden eigenvalue beyond the wanted ones, 999 times in 1000.
 
         A component of size z / sqrt(n) grows as the Chebyshev polynomial of its distance from the rest of the spectrum;
-        |z| > 1e-3 in all but about one start of a thousand. Capped at four times `confirm`, for the rest may be dense.
+        |z| > 1e-3 in all but about one start of a thousand. Capped at twice `confirm`, for the rest may be dense.
         """
         order = self.aim.order(ritz.values)
         if len(order) <= self.aim.count or not wanted:
@@ -172,7 +172,7 @@ class Search:
         width = abs(following - float(ritz.values[order[-1]])) or self.krylov.scale
         gap = (abs(last - following) + self.aim.tol * abs(last)) / width
         growth = math.log(2e3 * math.sqrt(self.krylov.operator.size))
-        return min(math.ceil(1 + growth / math.acosh(1 + 2 * gap)) if gap > 0 else 10**9, 4 * self.aim.confirm)
+        return min(math.ceil(1 + growth / math.acosh(1 + 2 * gap)) if gap > 0 else 10**9, 2 * self.aim.confirm)
 
     def _index(self) -> int:
         """The pending vector on which most of the wanted residuals lies."""

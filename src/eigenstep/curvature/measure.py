@@ -51,7 +51,7 @@ def measure(
     source: an Objective, or what `as_operator` takes. which: 'largest' by value, 'smallest', 'ends' (`top` at each), or
     'magnitude'. Values come largest first. tol: |A v - value v| <= tol * max(|value|, 1e-3 |A|). Lanczos with two-pass
     reorthogonalisation and thick restarts, from a random start (`seed`).
-    Identity: after convergence, `confirm` more products must leave every value in place (to tol / 50); where several
+    Identity: after convergence, `confirm` more products must leave every value in place (to tol / 200); where several
     values are wanted, or with a warm `start`, a fresh random start in the rest of the space must show nothing new.
     quick=True drops this, and the result says so.
     start: eigenvectors (k, n) or an earlier measurement with vectors. optimizer: then the operator is P^-1/2 (H + wI)
