@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "problems": GROUND,
     "simulate": GROUND | {"problems"},
     "curvature": GROUND | {"bridge"},
-    "verify": GROUND | {"bridge", "problems", "theory"},
+    "verify": GROUND | {"bridge", "problems", "simulate", "theory"},
     "article": GROUND | {"theory", "simulate", "problems"},
 }
 ANYTHING = {"cli", "__init__"}

@@ -182,13 +182,13 @@ class _Lanes:
             self.seen["radii"] = self.problem.distance(point)
         size = point.abs().amax(-1)
         inside = (size < self.box) & (losses.abs() < inf)
-        if self.ball < inf:
+        if self.measures:
             inside &= self.seen["radii"] < self.ball
         ended = torch.zeros_like(inside)
         if not bool(inside.all()):
             ended |= self.running & ~inside
             self.left[self.index[ended]] = t
-            finite = (size < inf) & (losses.abs() < inf)
+            finite = torch.stack([size, *(v for name, v in self.seen.items() if name != "points")]).isfinite().all(0)
             self._write(ended & finite, self.seen)
             self._write(ended & ~finite, before)
             self.running &= inside

@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
 
 
 def _examples_unwrapped(command: click.Command) -> click.Command:
-    """Let click see the \\b before the examples: docstrings are raw, so that it stands there as two characters."""
+    """Turn the backslash and b before the examples into click's mark: docstrings are raw, so it stands there as two."""
     command.help = (command.help or "").replace("\\b", "\b")
     return command
 

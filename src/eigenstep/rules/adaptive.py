@@ -61,6 +61,7 @@ class AdaGrad(AdaptiveRule):
     initial_accumulator_value: Number = field(default=0.0, kw_only=True)
 
     name = "adagrad"
+    elementwise = True
     scale_names = ("sum",)
     default_eps = 1e-10
     unit_only_grows = True
@@ -107,6 +108,7 @@ class RMSProp(AdaptiveRule):
     centered: bool = field(default=False, kw_only=True)
 
     name = "rmsprop"
+    elementwise = True
 
     @property
     def buffer_names(self) -> tuple[str, ...]:
@@ -133,7 +135,7 @@ class RMSProp(AdaptiveRule):
         """b <- momentum * b + g / unit; x - lr * b."""
         if not buffers:
             return advance(self.shrink(x), grad, -self.lr, unit), ()
-        buffer = advance(self.momentum * buffers[0], grad, 1.0, unit)
+        buffer = advance(buffers[0] * self.momentum, grad, 1.0, unit)
         return advance(self.shrink(x), buffer, -self.lr), (buffer,)
 
 
@@ -187,6 +189,7 @@ class Adam(_Moments):
     amsgrad: bool = field(default=False, kw_only=True)
 
     name = "adam"
+    elementwise = True
 
     @property
     def scale_names(self) -> tuple[str, ...]:
@@ -211,6 +214,7 @@ class AdamW(Adam):
     decoupled: bool = field(default=True, kw_only=True)
 
     name = "adamw"
+    elementwise = True
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ class Adamax(_Moments):
     lr: Number = 2e-3
 
     name = "adamax"
+    elementwise = True
 
     def __post_init__(self) -> None:
         """Refuse delta."""
@@ -241,7 +246,7 @@ class Adamax(_Moments):
     def accumulate(self, grad: Tensor, scales: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """max(b2 u, |g| + eps)."""
         assert self.eps is not None  # settled in __post_init__
-        return (torch.maximum(self.betas[1] * scales[0], grad.abs() + self.eps),)
+        return (torch.maximum(scales[0] * self.betas[1], grad.abs() + self.eps),)
 
     def unit(self, scales: tuple[Tensor, ...], t: int) -> Tensor:
         """u itself."""
@@ -263,6 +268,7 @@ class NAdam(_Moments):
     momentum_decay: Number = field(default=4e-3, kw_only=True)
 
     name = "nadam"
+    elementwise = True
 
     def coefficients(self, t: int | None) -> Coefficients:
         """The weights of the gradient and of the first moment."""
@@ -306,6 +312,7 @@ class RAdam(_Moments):
     """
 
     name = "radam"
+    elementwise = True
 
     def unit(self, scales: tuple[Tensor, ...], t: int) -> Tensor:
         """(sqrt(v) + eps) / sqrt(1 - b2^t), or 1 while not rectified."""

@@ -56,6 +56,14 @@ class Rule(ABC):
     lr: Number = 1e-3
 
     name: ClassVar[str] = ""
+    # Whether each element's step looks at that element alone and returns new tensors only, so that a large parameter
+    # may be stepped piece by piece; a subclass says so anew.
+    elementwise: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a subclass that does not say it is elementwise count as not: its own step may take norms."""
+        super().__init_subclass__(**options)
+        cls.elementwise = vars(cls).get("elementwise", False)
 
     def __new__(cls, *_: Any, **hyperparameters: Any) -> Self:
         """Refuse unknown hyperparameters with the nearest valid one."""

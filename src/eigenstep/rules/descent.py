@@ -16,6 +16,7 @@ class GradientDescent(LinearRule):
     """
 
     name = "gradient-descent"
+    elementwise = True
 
     def move(
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients

@@ -22,13 +22,14 @@ class HeavyBall(LinearRule):
     momentum: Number = 0.9
 
     name = "heavy-ball"
+    elementwise = True
     buffer_names = ("momentum_buffer",)
 
     def move(
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """m <- momentum * m - lr * g; x + m."""
-        velocity = advance(self.momentum * buffers[0], grad, -self.lr)
+        velocity = advance(buffers[0] * self.momentum, grad, -self.lr)
         return self.shrink(x) + velocity, (velocity,)
 
 
@@ -48,6 +49,7 @@ class Momentum(LinearRule):
     dampening: Number = 0.0
 
     name = "momentum"
+    elementwise = True
     buffer_names = ("momentum_buffer",)
 
     def __post_init__(self) -> None:
@@ -67,7 +69,7 @@ class Momentum(LinearRule):
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """b <- momentum * b + gain * g; x - lr * b."""
-        buffer = advance(self.momentum * buffers[0], grad, c[0])
+        buffer = advance(buffers[0] * self.momentum, grad, c[0])
         return advance(self.shrink(x), buffer, -self.lr), (buffer,)
 
 
@@ -84,6 +86,7 @@ class EMAMomentum(LinearRule):
     momentum: Number = 0.9
 
     name = "ema-momentum"
+    elementwise = True
     buffer_names = ("momentum_buffer",)
 
     def move(
@@ -108,13 +111,14 @@ class Nesterov(LinearRule):
     momentum: Number = 0.9
 
     name = "nesterov"
+    elementwise = True
     buffer_names = ("momentum_buffer",)
 
     def move(
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """b <- momentum * b + g; x - lr * (g + momentum * b)."""
-        buffer = self.momentum * buffers[0] + grad
+        buffer = buffers[0] * self.momentum + grad
         return advance(self.shrink(x), advance(grad, buffer, self.momentum), -self.lr), (buffer,)
 
     def iterate(self, x: Tensor, state: State) -> Tensor:

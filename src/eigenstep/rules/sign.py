@@ -17,6 +17,7 @@ class SignDescent(Rule):
     """
 
     name = "sign-descent"
+    elementwise = True
 
     def step(self, x: Tensor, grad: Tensor, state: State, t: int) -> tuple[Tensor, State]:
         """x - lr * sign(g)."""
@@ -38,6 +39,7 @@ class Lion(Rule):
     weight_decay: Number = field(default=0.0, kw_only=True)
 
     name = "lion"
+    elementwise = True
     buffer_names = ("exp_avg",)
 
     def step(self, x: Tensor, grad: Tensor, state: State, t: int) -> tuple[Tensor, State]:

@@ -12,8 +12,10 @@ from eigenstep.verify.check import (
 )
 from eigenstep.verify.limit import MeasuredLimit, Trial, measured_factors, measured_limit, sharpest, unit_after
 from eigenstep.verify.orbit import Orbit, measured_orbit
+from eigenstep.verify.race import Entry, race, race_figure
 
 __all__ = [
-    "GOALS", "Factors", "LimitCheck", "MeasuredLimit", "Orbit", "ProblemCheck", "Trial", "check_held", "check_linear",
-    "check_live", "check_problem", "measured_factors", "measured_limit", "measured_orbit", "sharpest", "unit_after",
+    "GOALS", "Entry", "Factors", "LimitCheck", "MeasuredLimit", "Orbit", "ProblemCheck", "Trial", "check_held",
+    "check_linear", "check_live", "check_problem", "measured_factors", "measured_limit", "measured_orbit", "race",
+    "race_figure", "sharpest", "unit_after",
 ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Speed, measured beside what people use today: python -m benchmarks."""

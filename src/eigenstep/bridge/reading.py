@@ -1,0 +1,177 @@
+"""`rule_of`: what a torch optimizer is doing, read as rules with their live state."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.bridge.optimizer import Optimizer, remembered
+from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.rules import (
+    AdaGrad,
+    Adam,
+    Adamax,
+    AdamW,
+    GradientDescent,
+    LinearRule,
+    Momentum,
+    NAdam,
+    Nesterov,
+    RAdam,
+    RMSProp,
+    Rule,
+    State,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that one rule has stepped equally often, as `rule_of` found them.
+
+    `state[p]` is a copy of the buffers and scales of parameter p, `t` the updates taken (so the next is number t + 1),
+    `index` the position in `optimizer.param_groups` that the group was read from.
+    """
+
+    rule: Rule
+    params: tuple[Tensor, ...] = field(repr=False)
+    state: Mapping[Tensor, State] = field(repr=False)
+    t: int
+    index: int = 0
+
+    def unit(self, p: Tensor) -> Tensor:
+        """Return P for parameter p after t updates, shaped like p: ones for a rule that does not adapt.
+
+        Raises Unsupported for a rule that is not linear even in its own unit (sign descent, Lion), InvalidValue while an
+        adaptive rule has taken no update: there is no second moment then, and no P.
+        """
+        if not isinstance(self.rule, LinearRule):
+            raise Unsupported(f"{type(self.rule).__name__} has no unit in which it is linear: simulate it instead")
+        if not self.rule.adaptive:
+            return torch.ones_like(p, requires_grad=False)
+        if self.t == 0:
+            raise InvalidValue(
+                f"fresh optimiser: {type(self.rule).__name__} has no second moments before its first update; take a "
+                "step first, or use rule.scale(grad, rule.init(p).scales, 1) for the unit that a first step would have"
+            )
+        unit = self.rule.unit(self.state[p].scales, self.t)
+        return unit if isinstance(unit, Tensor) else torch.full_like(p, unit, requires_grad=False)
+
+    def iterate(self, p: Tensor) -> Tensor:
+        """Return the method's iterate for parameter p; p's values unless a look-ahead point is stored (Nesterov)."""
+        return self.rule.iterate(p.detach().clone(), self.state[p])
+
+
+def rule_of(optimizer: torch.optim.Optimizer) -> tuple[Group, ...]:
+    """Read a torch optimizer as rules: its hyperparameters per param group, and a copy of its live state.
+
+    Understood: SGD (as GradientDescent, Momentum or Nesterov), Adam, AdamW, Adamax, NAdam, RAdam, RMSprop and Adagrad
+    with their modes (tensor lr, capturable, foreach, fused too), and eigenstep.Optimizer. The optimizer is not changed.
+    SGD with dampening but no momentum is read as plain gradient descent, which is what torch then does.
+
+    One Group for each param group; where parameters of one param group have taken different numbers of updates (some
+    had no gradient at times), one for each number, in order of first appearance, since P depends on the number: so every Group
+    has one rule and one t. SGD keeps no count: t is 1 once a momentum buffer exists, else 0.
+
+    Raises Unsupported, with what to do instead, for optimizers that are no such rule: other classes, a subclass with
+    its own step, maximize, differentiable, complex parameters. Raises InvalidValue for settings outside a rule's range.
+
+    >>> w = torch.nn.Parameter(torch.zeros(3))
+    >>> (group,) = rule_of(torch.optim.SGD([w], lr=0.1, momentum=0.9, nesterov=True))
+    >>> group.rule.name, group.t, group.unit(w).tolist()
+    ('nesterov', 0, [1.0, 1.0, 1.0])
+    """
+    known = _known_class(optimizer)
+    return tuple(group for i in range(len(optimizer.param_groups)) for group in _read_group(optimizer, known, i))
+
+
+def _read_group(optimizer: torch.optim.Optimizer, known: type, index: int) -> Iterator[Group]:
+    """One Group for each number of updates found among a param group's parameters."""
+    settings = optimizer.param_groups[index]
+    where = f"rule_of: param group {index} of {type(optimizer).__name__}"
+    if settings.get("maximize"):
+        raise Unsupported(f"{where} has maximize=True; stability is about minima: minimise the negated loss instead")
+    if settings.get("differentiable"):
+        raise Unsupported(f"{where} has differentiable=True, whose state carries a graph; set it to False to analyse it")
+    rule = optimizer.rules()[index] if isinstance(optimizer, Optimizer) else _rule_from(known, settings)
+    found: dict[int, dict[Tensor, State]] = {}
+    with torch.no_grad():
+        for p in settings["params"]:
+            if p.is_complex():
+                raise Unsupported(f"{where} has complex parameters; train torch.view_as_real(p) to have them analysed")
+            state, t = remembered(rule, p, optimizer.state.get(p, {}))
+            copied = State(*(tuple(tensor.detach().clone() for tensor in part) for part in state))
+            found.setdefault(t, {})[p] = copied
+    for t, states in found.items():
+        yield Group(rule, tuple(states), states, t, index)
+
+
+def _rule_from(known: type, settings: Mapping[str, Any]) -> Rule:
+    """The rule that a param group of a known torch class describes."""
+    if known is torch.optim.SGD:
+        return _sgd(settings)
+    rule = _TWINS[known]
+    own = {f.name: settings[f.name] for f in fields(rule) if f.name in settings}
+    if "decoupled_weight_decay" in settings:
+        own["decoupled"] = settings["decoupled_weight_decay"]
+    return rule(**own)
+
+
+def _sgd(settings: Mapping[str, Any]) -> Rule:
+    """torch's SGD is one of three rules; without momentum it ignores dampening."""
+    own = {name: settings[name] for name in ("lr", "weight_decay")}
+    momentum = settings["momentum"]
+    if momentum == 0:
+        return GradientDescent(**own)
+    if settings["nesterov"]:
+        return Nesterov(momentum=momentum, **own)
+    return Momentum(momentum=momentum, dampening=settings["dampening"], **own)
+
+
+_TWINS: dict[type, type[Rule]] = {
+    torch.optim.Adam: Adam,
+    torch.optim.AdamW: AdamW,
+    torch.optim.Adamax: Adamax,
+    torch.optim.NAdam: NAdam,
+    torch.optim.RAdam: RAdam,
+    torch.optim.RMSprop: RMSProp,
+    torch.optim.Adagrad: AdaGrad,
+}
+_KNOWN: tuple[type, ...] = (torch.optim.SGD, *_TWINS, Optimizer)
+_NO_RULE = {
+    "LBFGS": "its step is built from pairs of past points and gradients",
+    "Rprop": "its step sizes follow the signs of the gradients alone",
+    "Adadelta": "its unit depends on its own past steps",
+    "ASGD": "its lr decays and its answer is an average of iterates",
+    "Adafactor": "its unit is factored over rows and columns, and its step clipped",
+    "Muon": "its step orthogonalises whole matrices, and is not per coordinate",
+    "SparseAdam": "it moves only the coordinates that had a gradient",
+}
+_INSTEAD = "define a Rule for it and train with eigenstep.Optimizer, or judge it by critical sharpness or by simulation"
+
+
+def _known_class(optimizer: torch.optim.Optimizer) -> type:
+    """The class whose step the optimizer really takes; Unsupported if no rule describes it."""
+    name = type(optimizer).__name__
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        inner = getattr(optimizer, "optimizer", None)
+        hint = "; pass the one that it wraps, .optimizer" if isinstance(inner, torch.optim.Optimizer) else ""
+        raise Unsupported(f"rule_of: {name} is not a torch optimizer{hint}")
+    if isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        raise Unsupported(f"rule_of: {name} wraps {type(inner).__name__}; pass the one that it wraps, .optimizer")
+    known = next((cls for cls in type(optimizer).__mro__ if cls in _KNOWN), None)
+    if known is None:
+        why = _NO_RULE.get(name, "it is not one of the classes that a rule exists for")
+        if not type(optimizer).__module__.startswith("torch.optim"):
+            why = "it is not one of torch's classes that a rule exists for"
+        raise Unsupported(f"rule_of: {name} has no rule here: {why}; {_INSTEAD}")
+    for method in ("step", "_init_group", "_update"):
+        own, understood = (getattr(cls, method, None) for cls in (type(optimizer), known))
+        if own is not None and (understood is None or inspect.unwrap(own) is not inspect.unwrap(understood)):
+            raise Unsupported(
+                f"rule_of: {name} is a {known.__name__} with its own {method}, which need not be {known.__name__}'s rule; "
+                f"{_INSTEAD}"
+            )
+    return known
