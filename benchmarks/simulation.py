@@ -9,7 +9,7 @@ import torch
 
 from eigenstep.problems import Quadratic, article
 from eigenstep.rules import Adam
-from eigenstep.simulate import simulate
+from eigenstep.simulation import simulate
 
 TITLE = "10,000 Adam settings x 1,000 updates on the 2-D quadratic"
 

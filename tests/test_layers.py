@@ -14,10 +14,9 @@ MAY_IMPORT = {
     "bridge": {"errors", "rules"},
     "theory": {"errors", "rules", "spectrum", "draw"},
     "problems": GROUND,
-    "simulate": GROUND | {"problems"},
+    "simulation": GROUND | {"problems"},
     "curvature": GROUND | {"bridge"},
-    "verify": GROUND | {"bridge", "problems", "simulate", "theory"},
-    "article": GROUND | {"theory", "simulate", "problems"},
+    "verify": GROUND | {"bridge", "problems", "simulation", "theory"},
 }
 ANYTHING = {"cli", "__init__"}
 

@@ -14,7 +14,7 @@ from eigenstep.errors import InvalidValue, UnknownName
 from eigenstep.problems import PROBLEMS, DoubleWell, Problem, Quadratic, article, problem_named
 from eigenstep.problems.minimise import minimise
 from eigenstep.rules import GradientDescent
-from eigenstep.simulate import simulate
+from eigenstep.simulation import simulate
 
 EXTRA = {
     "rotated": lambda: article().rotated(angle=math.pi / 4),

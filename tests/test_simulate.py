@@ -25,7 +25,7 @@ from eigenstep.rules import (
     RMSProp,
     Rule,
 )
-from eigenstep.simulate import MISSING, Run, simulate
+from eigenstep.simulation import MISSING, Run, simulate
 
 SLOW = 2 / 101  # the article's eta*
 ARTICLE = {

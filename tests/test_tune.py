@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eigenstep as es
-from eigenstep.simulate import simulate
+from eigenstep.simulation import simulate
 from eigenstep.theory import adam_step_bound, converging_eps, orbit_half_width, tune
 
 conditions = st.floats(1.5, 1e5)

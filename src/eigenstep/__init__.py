@@ -16,7 +16,7 @@ _HOME = {
         *("GradientDescent", "HeavyBall", "Momentum", "EMAMomentum", "Nesterov", "SignDescent", "Lion"),
         *("AdaGrad", "RMSProp", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"),
     ),
-    "simulate": ("Run", "simulate"),
+    "simulation": ("Run", "simulate"),
     "spectrum": ("Spectrum",),
     "theory": ("max_stable_lr", "predict", "tune"),
 }

@@ -197,7 +197,8 @@ def bars(labels: Sequence[str], groups: Mapping[str, Sequence[float | None]], ax
     for i, (name, values) in enumerate(groups.items()):
         places = np.arange(len(labels)) + (i - (len(groups) - 1) / 2) * thick
         known = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
-        ax.barh(*np.array(known).T.reshape(2, -1), height=0.9 * thick, color=PALETTE[i], label=name)
+        at, lengths = np.array(known).T.reshape(2, -1)
+        ax.barh(at, lengths, height=0.9 * thick, color=PALETTE[i], label=name)
         for place, value in zip(places, values, strict=True):
             spot, text = (0.0, "–") if value is None else (value, f"{value:,.0f}")
             if value is None:  # at the axis, on a logarithmic one too

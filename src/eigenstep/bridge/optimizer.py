@@ -29,7 +29,8 @@ class Optimizer(torch.optim.Optimizer):
     the parameters hold the rule's *stored* point (Nesterov's look-ahead); `iterates()` gives the other.
 
     Raises InvalidValue for a hyperparameter out of range or batched, UnknownName for a group's key that looks like
-    a misspelt hyperparameter, Unsupported for complex parameters and for sparse gradients. A refused step moves nothing.
+    a misspelt hyperparameter, Unsupported for complex parameters and for sparse gradients. A refused step moves
+    nothing.
 
     >>> from eigenstep.rules import HeavyBall
     >>> w = torch.nn.Parameter(torch.tensor([2.0]))
@@ -141,7 +142,9 @@ class Optimizer(torch.optim.Optimizer):
         try:
             values = [group[name] for name in _names(self._rule)]
         except KeyError as missing:
-            raise InvalidValue(f"Optimizer: param group {i} has lost its hyperparameter {missing}; set it again") from None
+            raise InvalidValue(
+                f"Optimizer: param group {i} has lost its hyperparameter {missing}; set it again"
+            ) from None
         built = self._built.get(i)
         if built is None or not _same(values, built[0]):
             rule = _single(type(self._rule)(**dict(zip(_names(self._rule), values, strict=True))))

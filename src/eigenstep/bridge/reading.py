@@ -44,8 +44,8 @@ class Group:
     def unit(self, p: Tensor) -> Tensor:
         """Return P for parameter p after t updates, shaped like p: ones for a rule that does not adapt.
 
-        Raises Unsupported for a rule that is not linear even in its own unit (sign descent, Lion), InvalidValue while an
-        adaptive rule has taken no update: there is no second moment then, and no P.
+        Raises Unsupported for a rule that is not linear even in its own unit (sign descent, Lion), InvalidValue
+        while an adaptive rule has taken no update: there is no second moment then, and no P.
         """
         if not isinstance(self.rule, LinearRule):
             raise Unsupported(f"{type(self.rule).__name__} has no unit in which it is linear: simulate it instead")
@@ -72,8 +72,8 @@ def rule_of(optimizer: torch.optim.Optimizer) -> tuple[Group, ...]:
     SGD with dampening but no momentum is read as plain gradient descent, which is what torch then does.
 
     One Group for each param group; where parameters of one param group have taken different numbers of updates (some
-    had no gradient at times), one for each number, in order of first appearance, since P depends on the number: so every Group
-    has one rule and one t. SGD keeps no count: t is 1 once a momentum buffer exists, else 0.
+    had no gradient at times), one for each number, in order of first appearance, since P depends on the number: so
+    every Group has one rule and one t. SGD keeps no count: t is 1 once a momentum buffer exists, else 0.
 
     Raises Unsupported, with what to do instead, for optimizers that are no such rule: other classes, a subclass with
     its own step, maximize, differentiable, complex parameters. Raises InvalidValue for settings outside a rule's range.
@@ -94,7 +94,9 @@ def _read_group(optimizer: torch.optim.Optimizer, known: type, index: int) -> It
     if settings.get("maximize"):
         raise Unsupported(f"{where} has maximize=True; stability is about minima: minimise the negated loss instead")
     if settings.get("differentiable"):
-        raise Unsupported(f"{where} has differentiable=True, whose state carries a graph; set it to False to analyse it")
+        raise Unsupported(
+            f"{where} has differentiable=True, whose state carries a graph; set it to False to analyse it"
+        )
     rule = optimizer.rules()[index] if isinstance(optimizer, Optimizer) else _rule_from(known, settings)
     found: dict[int, dict[Tensor, State]] = {}
     with torch.no_grad():

@@ -15,8 +15,6 @@ COMMANDS = {
     "measure": "The top eigenvalues of your own model, certified, from FILE.py:FUNCTION.",
     "race": "Several rules on one problem: figure and table.",
     "demo": "The main job: every prediction beside what really happens.",
-    "article": "The article's experiments again, predicted beside measured.",
-    "claims": "Every claim of the article, tested live.",
 }
 
 _BAD_INPUT, _INTERRUPTED = 2, 130

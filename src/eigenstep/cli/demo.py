@@ -18,7 +18,7 @@ LOSSES = ("breast-cancer", "diabetes", "digits")
 @common.out_option("results/demo")
 @common.json_option
 def command(out: Path, as_json: bool) -> None:
-    """The main job: the article's table, then predicted beside measured limits on three real losses; about a minute.
+    """The main job: predicted beside measured limits on three real losses; under a minute.
 
     For each loss, at its minimum: the exact spectrum, and the largest stable lr of seven methods, predicted and found
     by running them on the loss itself and bisecting; and how far plain Adam stays from the minimum.

@@ -11,7 +11,7 @@ from torch import Tensor
 from eigenstep.errors import InvalidValue
 from eigenstep.problems import Problem
 from eigenstep.rules import LinearRule, Rule
-from eigenstep.simulate import Run, simulate
+from eigenstep.simulation import Run, simulate
 from eigenstep.spectrum import Spectrum
 from eigenstep.theory import Prediction, error_curve, max_stable_lr, predict
 

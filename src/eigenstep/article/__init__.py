@@ -1,1 +1,0 @@
-"""The article's experiments and claims, as data plus a runner."""
