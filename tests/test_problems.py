@@ -257,7 +257,7 @@ def test_the_learning_rate_selects_the_minimum() -> None:
 
 def test_importing_problems_stays_light() -> None:
     code = (
-        "import sys, eigenstep.problems, eigenstep.simulate;"
+        "import sys, eigenstep.problems, eigenstep.simulation;"
         "print([m for m in ('sklearn', 'scipy', 'matplotlib') if m in sys.modules])"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -64,7 +64,7 @@ class Optimizer(torch.optim.Optimizer):
         return tuple(self._rule_at(i) for i in range(len(self.param_groups)))
 
     def iterates(self) -> dict[Tensor, Tensor]:
-        """Return the method's iterate for each parameter: `rule.iterate` of the stored point, at the group's present lr.
+        """Return the method's iterate for each parameter: `rule.iterate` of the stored point, at the present lr.
 
         It is a copy of the parameter itself unless the rule stores a look-ahead point. Losses and radii that are to be
         compared with a prediction belong to the iterate; call it before a scheduler changes the lr.
@@ -165,7 +165,7 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def remembered(rule: Rule, p: Tensor, stored: Mapping[str, Any]) -> tuple[State, int]:
-    """Return what is stored for a parameter as (state, updates taken); whatever is missing is as before the first update.
+    """Return what is stored for a parameter as (state, updates taken); what is missing is as before the first.
 
     torch.optim.SGD counts no updates: there t is 1 as soon as a momentum buffer exists, else 0. Its rules depend on t
     only through the first update, which torch does not dampen.
