@@ -58,10 +58,6 @@ class Answers:
             known = None not in (spectrum.largest, spectrum.smallest)
             missing = "the smallest eigenvalue is negative" if known else f"the spectrum covers {spectrum.covers!r}"
             self.reasons["condition"] = missing
-        if spectrum.condition is None:
-            known = None not in (spectrum.largest, spectrum.smallest)
-            missing = "the smallest eigenvalue is negative" if known else f"the spectrum covers {spectrum.covers!r}"
-            self.reasons["condition"] = missing
 
     def lacks(self, names: tuple[str, ...], reason: str) -> None:
         """Answer None to each name, for this reason."""
