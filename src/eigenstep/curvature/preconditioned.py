@@ -92,43 +92,18 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
     Raises Unsupported for rules without a unit (sign descent, Lion) and for groups of different rules, InvalidValue
     when the optimizer does not hold all the objective's parameters.
     """
-    groups = rule_of(optimizer)
-    rules: list[LinearRule] = []
-    for group in groups:
-        if not isinstance(group.rule, LinearRule):
-            raise Unsupported(
-                f"measure: {group.rule.name} has no unit in which its step is linear; measure without optimizer="
-            )
-        rules.append(group.rule)
-    if len({rule.name for rule in rules}) > 1:
+    held = stepped_by(objective, optimizer)
+    if len({rule.name for _, rule in held}) > 1:
         raise Unsupported(
-            f"measure: the optimizer mixes {' and '.join(sorted({r.name for r in rules}))}; measure each group with "
+            f"measure: the optimizer mixes {' and '.join(sorted({r.name for _, r in held}))}; measure each group with "
             "parameters="
         )
-    home = {id(p): (group, rule) for group, rule in zip(groups, rules, strict=True) for p in group.params}
-    if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in home]:
-        raise InvalidValue(
-            f"measure: the optimizer does not hold {missing[0]!r} ({len(missing)} parameters in all); choose the "
-            "ones that it trains with Objective(parameters=...)"
-        )
-    here = list({id(home[id(p)][0]): home[id(p)] for p in objective.params}.values())
+    here = list({id(group): (group, rule) for group, rule in held}.values())
     lr = next((float(rule.lr) for _, rule in here if float(rule.lr) > 0), 0.0)
-    fresh = any(rule.adaptive and group.t == 0 for group, rule in here)
-    gradient = objective.split(objective.gradient()) if fresh else None
-    scales, decays, zero = [], [], 0
-    for k, p in enumerate(objective.params):
-        group, rule = home[id(p)]
+    units, zero = frozen_units(objective, held)
+    scales, decays = [], []
+    for (_, rule), unit in zip(held, units, strict=True):
         ratio = float(rule.lr) / lr if lr > 0 else 1.0
-        if rule.adaptive and group.t == 0:
-            assert gradient is not None
-            grad = gradient[k].to(p.dtype)
-            unit = rule.scale(rule.couple(p.detach(), grad), rule.init(p.detach()).scales, 1)[0]
-            silent = grad == 0
-            zero += int(silent.sum())
-            unit = torch.as_tensor(unit).masked_fill(silent, torch.inf)
-        else:
-            unit = group.unit(p).detach()
-        unit = unit.to(objective.dtype)
         scales.append(torch.where(unit > 0, (ratio / unit).sqrt(), 0.0))
         decays.append(torch.full_like(unit, 0.0 if rule.decoupled else float(rule.weight_decay)))
     scale, decay = objective.join(scales), objective.join(decays)
@@ -138,8 +113,8 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
         "rule": here[0][1].name,
         "t": max(group.t for group, _ in here),
         "coupled_decay": bool(decay.any()),
-        "fresh": fresh,
-        "early": any(_early(group, rule) for group, rule in here),
+        "fresh": any(rule.adaptive and group.t == 0 for group, rule in here),
+        "early": any(is_early(group, rule) for group, rule in here),
         "lr": lr,
         "groups": [
             {"index": g.index, "lr": float(r.lr), "t": g.t, "weight_decay": float(r.weight_decay)} for g, r in here
@@ -149,7 +124,49 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
     return Unit(scale, decay, plain, facts, tuple(_notes(here, facts, zero)))
 
 
-def _early(group: Group, rule: LinearRule) -> bool:
+def stepped_by(objective: Objective, optimizer: torch.optim.Optimizer) -> list[tuple[Group, LinearRule]]:
+    """Return, for each measured parameter, the group of the optimizer that steps it, and its rule.
+
+    Raises Unsupported for rules without a unit (sign descent, Lion), InvalidValue when a parameter is not held.
+    """
+    home: dict[int, tuple[Group, LinearRule]] = {}
+    for group in rule_of(optimizer):
+        if not isinstance(group.rule, LinearRule):
+            raise Unsupported(
+                f"measure: {group.rule.name} has no unit in which its step is linear; measure without optimizer="
+            )
+        home |= {id(p): (group, group.rule) for p in group.params}
+    if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in home]:
+        raise InvalidValue(
+            f"measure: the optimizer does not hold {missing[0]!r} ({len(missing)} parameters in all); choose the "
+            "ones that it trains with Objective(parameters=...)"
+        )
+    return [home[id(p)] for p in objective.params]
+
+
+def frozen_units(objective: Objective, held: list[tuple[Group, LinearRule]]) -> tuple[list[Tensor], int]:
+    """Return P for each measured parameter, and how many coordinates have no gradient to take it from; in a session.
+
+    A fresh adaptive rule's P is the unit after one simulated step; without a gradient it is infinite there.
+    """
+    fresh = any(rule.adaptive and group.t == 0 for group, rule in held)
+    gradient = objective.split(objective.gradient()) if fresh else None
+    units, zero = [], 0
+    for k, (p, (group, rule)) in enumerate(zip(objective.params, held, strict=True)):
+        if rule.adaptive and group.t == 0:
+            assert gradient is not None
+            grad = gradient[k].to(p.dtype)
+            unit = rule.scale(rule.couple(p.detach(), grad), rule.init(p.detach()).scales, 1)[0]
+            silent = grad == 0
+            zero += int(silent.sum())
+            unit = torch.as_tensor(unit).masked_fill(silent, torch.inf)
+        else:
+            unit = group.unit(p).detach()
+        units.append(unit.to(objective.dtype))
+    return units, zero
+
+
+def is_early(group: Group, rule: LinearRule) -> bool:
     """Whether the second moment is still far from its late form: t < 5 / (1 - b2)."""
     memory = getattr(rule, "betas", (0, None))[1] if hasattr(rule, "betas") else getattr(rule, "alpha", None)
     return rule.adaptive and memory is not None and group.t < 5 / (1 - float(memory))

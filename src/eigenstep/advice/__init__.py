@@ -1,0 +1,5 @@
+"""Advice: what an optimizer will do on a model, as numbers with intervals, reasons and the checks that were run."""
+
+from eigenstep.advice.limit import Limit, limit_now
+
+__all__ = ["Limit", "limit_now"]
