@@ -1,0 +1,17 @@
+"""Every claim of the article, each with the number that decides it."""
+
+from eigenstep.article.claims import adam, adaptive, descent, experiment, momentum
+from eigenstep.article.claims.claim import Claim, Judgement, Measured, Verdict, among, judge
+
+__all__ = ["CLAIMS", "Claim", "Judgement", "Measured", "Verdict", "judge", "named"]
+
+CLAIMS: tuple[Claim, ...] = (*experiment.CLAIMS, *descent.CLAIMS, *momentum.CLAIMS, *adaptive.CLAIMS, *adam.CLAIMS)
+
+
+def named(name: str) -> Claim:
+    """Return the claim of that name. Raises UnknownName, with the nearest one, if there is none.
+
+    >>> named("counts").limit
+    0
+    """
+    return among({claim.name: claim for claim in CLAIMS}, name)

@@ -1,0 +1,261 @@
+"""Claims about the article's experiment: its counts, its radius, its code, what rotation and tuning do to them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from eigenstep.article.claims.claim import Claim, Measured
+from eigenstep.article.experiments import ETA_MAX, ETA_STAR, EXPERIMENTS, PASSES, TOLERANCE, loop
+from eigenstep.article.tuned import CONTENDERS, tuned
+from eigenstep.problems import Quadratic, article
+from eigenstep.rules import Adam, GradientDescent
+from eigenstep.simulation import simulate
+
+_EXPERIMENTS = "Experiments"
+_CONVERGING = tuple(e for e in EXPERIMENTS if e.printed is not None)
+_ALL = tuple(e.name for e in _CONVERGING)
+# What the article prints; its loop calls f(p).
+_CODE = """
+MINIMA = torch.Tensor([0.8, 0.6])
+LAMBDA_MIN = 1
+LAMBDA_MAX = 100
+
+def f(p):
+    H = torch.Tensor([[LAMBDA_MIN, 0], [0, LAMBDA_MAX]])
+    delta = p - minima
+
+    return delta @ H @ delta / 2
+"""
+
+
+def departure_from_print(scale: float) -> Measured:
+    """The largest difference of the three counts from the printed ones, in both precisions, every lr times `scale`."""
+    worst, words = 0, []
+    for e in _CONVERGING:
+        rule = e.rule.replace(lr=scale * float(e.rule.lr))
+        counts = [int(loop(rule, article(), dtype=d).article_count or PASSES) for d in (torch.float32, torch.float64)]
+        assert e.printed is not None  # that is what makes it converging
+        worst = max(worst, *(abs(count - e.printed) for count in counts))
+        words.append(f"{e.rule.name} {counts[0]} and {counts[1]}")
+    return Measured(worst, f"passes in float32 and float64: {', '.join(words)}")
+
+
+def distance_at_end(loss: float) -> Measured:
+    """The largest distance to the minimum at which the loop stops, when told to stop at this loss."""
+    ends = [float(article().distance(loop(e.rule, article(), loss=loss).final)) for e in _CONVERGING]
+    real = [loop(e.rule, article(), loss=None, radius=1e-6).article_count for e in _CONVERGING]
+    counts = " / ".join(str(count) for count in real)
+    return Measured(max(ends), f"the code tests the loss; a radius of 1e-6 would take {counts} passes in float64")
+
+
+def nearest(dtype: str) -> Measured:
+    """The nearest that gradient descent at eta* gets to the minimum in 2,000 updates at this precision."""
+    problem = article()
+    start = problem.start.to(getattr(torch, dtype))
+    run = simulate(GradientDescent(lr=ETA_STAR), problem, start, steps=2000, keep=("radii",))
+    assert run.radii is not None  # kept
+    return Measured(float(run.radii.min()), f"gradient descent at η* in {dtype}, 2,000 updates")
+
+
+def errors_of_code(**names: Any) -> Measured:
+    """How many errors the printed code raises when its loss is evaluated, with these names defined besides."""
+    scope: dict[str, Any] = {"torch": torch, **names}
+    exec(_CODE, scope)
+    try:
+        loss = float(scope["f"](torch.zeros(2)))
+    except NameError as error:
+        return Measured(1, f"NameError: {error}; MINIMA is")
+    return Measured(0, f"f(0, 0) = {loss:.6g}")
+
+
+def pass_out_of_box(factor: float) -> Measured:
+    """The pass after which gradient descent at factor * eta_max is outside the box, inf if it never is."""
+    left = loop(GradientDescent(lr=factor * ETA_MAX), article()).left
+    return Measured(math.inf if left is None else int(left), f"{factor:g} η_max, box |p| < 5, {PASSES:,} passes")
+
+
+def change_of_amplitude(factor: float) -> Measured:
+    """The relative change of the sharp eigencomponent after 2,001 updates at factor * eta_max."""
+    problem = article()
+    run = simulate(GradientDescent(lr=factor * ETA_MAX), problem, steps=2001)
+    begin, end = (float(problem.components(x)[1]) for x in (problem.start, run.final))
+    return Measured(abs(abs(end / begin) - 1), f"{factor:g} η_max: from {begin:.3g} to {end:.3g}")
+
+
+def passes_of_adam(angle: float) -> Measured:
+    """Adam's count with the eigenvectors turned by so many degrees."""
+    count = loop(Adam(lr=ETA_STAR), article().rotated(angle=math.radians(angle))).article_count
+    return Measured(math.inf if count is None else int(count), f"eigenvectors at {angle:g} degrees, same eigen-errors")
+
+
+def change_by_rotation(names: Sequence[str]) -> Measured:
+    """The largest change of the count by turning the eigenvectors by 15, 30, 45 and 60 degrees."""
+    worst, words = 0, []
+    for e in (e for e in _CONVERGING if e.name in names):
+        turned = [article(), *(article().rotated(angle=math.radians(a)) for a in (15, 30, 45, 60))]
+        counts = [int(loop(e.rule, problem).article_count or PASSES) for problem in turned]
+        worst = max(worst, max(counts) - min(counts))
+        words.append(f"{e.rule.name} {min(counts)} to {max(counts)}")
+    return Measured(worst, ", ".join(words))
+
+
+def updates_above_after(names: Sequence[str]) -> Measured:
+    """The most updates between meeting the tolerance first and being above it last, over 2,000 updates."""
+    worst, words = 0, []
+    for e in (e for e in _CONVERGING if e.name in names):
+        run = loop(e.rule, article(), steps=2000, settle=True)
+        first, last = int(run.steps or 0), int(run.last_above or 0)
+        worst = max(worst, last - first)
+        words.append(f"{e.rule.name}: first met at update {first}, below for good from {last + 1}")
+    return Measured(worst, "; ".join(words))
+
+
+def largest_loss_later(minimum: tuple[float, float], updates: int) -> Measured:
+    """The largest loss of the article's Adam after update 2,000, with the minimum at another place, same errors."""
+    problem = Quadratic([1.0, 100.0], minimum)
+    start = problem.from_components([-0.8, -0.6])
+    run = simulate(Adam(lr=ETA_STAR), problem, start, steps=updates, keep=("losses",))
+    assert run.losses is not None  # kept
+    late = run.losses[2000:]
+    above = (late > TOLERANCE).nonzero()
+    burst = f"above 1e-6 again from update {2000 + int(above[0]):,} on" if len(above) else "never above 1e-6 again"
+    end = float(problem.distance(run.final))
+    return Measured(
+        float(late.max()), f"minimum at {minimum}, to update {updates:,}: {burst}; at the end {end:.2g} away"
+    )
+
+
+def adam_against_heavy_ball(tuning: bool) -> Measured:
+    """Adam's updates over heavy ball's: each tuned for the settled count, or as the article printed them."""
+    if not tuning:
+        counts = {e.name: int(loop(e.rule, article()).article_count or PASSES) for e in _CONVERGING}
+        return Measured(
+            counts["adam"] / counts["momentum"], f"as printed: {counts['adam']} against {counts['momentum']}"
+        )
+    best = {c.name: tuned(c, within=2000, lrs=300) for c in CONTENDERS}
+    words = ", ".join(f"{name} {found.measured}" for name, found in best.items())
+    adam, ball = (best[name].measured or PASSES for name in ("Adam, default betas", "heavy ball, β*"))
+    return Measured(adam / ball, f"updates until the loss stays below, within 2,000: {words}")
+
+
+CLAIMS = (
+    Claim(
+        "counts",
+        _EXPERIMENTS,
+        "gradient descent takes 420 iterations, momentum 137, Adam 117",
+        departure_from_print,
+        "largest difference",
+        "at most",
+        0,
+        {"scale": 1.0},
+    ),
+    Claim(
+        "diverges",
+        _EXPERIMENTS,
+        "at 1.01 η_max training diverges",
+        pass_out_of_box,
+        "pass that ends outside the box",
+        "at most",
+        PASSES,
+        {"factor": 1.01},
+    ),
+    Claim(
+        "eta-max-excluded",
+        "Convergence of Gradient Descent",
+        "at η_max itself it neither converges nor diverges",
+        change_of_amplitude,
+        "relative change of the amplitude after 2,001 updates",
+        "at most",
+        1e-9,
+        {"factor": 1.0},
+    ),
+    Claim(
+        "radius",
+        _EXPERIMENTS,
+        "the runs end within a radius of 1e-6",
+        distance_at_end,
+        "largest distance at the end",
+        "at most",
+        1e-6,
+        {"loss": TOLERANCE},
+    ),
+    Claim(
+        "float32",
+        _EXPERIMENTS,
+        "in its float32 a radius of 1e-6 can be reached",
+        nearest,
+        "nearest that gradient descent gets",
+        "at most",
+        1e-6,
+        {"dtype": "float32"},
+    ),
+    Claim(
+        "code",
+        _EXPERIMENTS,
+        "the code runs as printed",
+        errors_of_code,
+        "errors raised",
+        "at most",
+        0,
+    ),
+    Claim(
+        "adam-117",
+        _EXPERIMENTS,
+        "Adam converges in 117 epochs on this spectrum",
+        passes_of_adam,
+        "passes",
+        "at most",
+        117,
+        {"angle": 45.0},
+        "the eigenvectors lie along the coordinates",
+        {"angle": 0.0},
+    ),
+    Claim(
+        "linear-rotated",
+        "Convergence of Gradient Descent",
+        "for gradient descent and momentum only eigenvalues and eigen-errors count",
+        change_by_rotation,
+        "largest change of the count by rotation",
+        "at most",
+        0,
+        {"names": _ALL[:2]},
+    ),
+    Claim(
+        "converged",
+        _EXPERIMENTS,
+        "after 420, 137 and 117 passes the runs have converged",
+        updates_above_after,
+        "most updates from first met to last above",
+        "at most",
+        0,
+        {"names": _ALL},
+        "the method is gradient descent; the others cross the tolerance and come back",
+        {"names": _ALL[:1]},
+    ),
+    Claim(
+        "adam-stays",
+        _EXPERIMENTS,
+        "Adam's run converges to the minimum",
+        largest_loss_later,
+        "largest loss after update 2,000",
+        "at most",
+        TOLERANCE,
+        {"minimum": (0.0, 0.0), "updates": 11_000},
+        "rounding parks it exactly on the minimum, as it does at (.8, .6)",
+        {"minimum": (0.8, 0.6)},
+    ),
+    Claim(
+        "ranking",
+        "Recommendations",
+        "Adam needs the fewest updates",
+        adam_against_heavy_ball,
+        "Adam's updates, of heavy ball's",
+        "at most",
+        1.0,
+        {"tuning": True},
+        "the others are left untuned",
+        {"tuning": False},
+    ),
+)

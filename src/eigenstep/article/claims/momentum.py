@@ -1,0 +1,189 @@
+"""Claims about momentum: the rolling ball, amplification and damping, conditioning, torch's own forms of it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.article.claims.claim import Claim, Measured
+from eigenstep.problems import Himmelblau, article
+from eigenstep.rules import GradientDescent, HeavyBall, LinearRule, Nesterov
+from eigenstep.simulation import simulate
+from eigenstep.spectrum import Spectrum
+from eigenstep.theory import max_stable_lr, radii, tune
+
+_MOMENTUM, _SLOW_LR = "Momentum", 0.175 * 2 / 101
+
+
+def departure_from_ball(scheme: str) -> Measured:
+    """The largest distance between heavy ball and a ball with friction, on Himmelblau's function, over 200 updates."""
+    problem, step, friction = Himmelblau(), 0.05, 2.0
+    rule = HeavyBall(lr=step**2, momentum=1 - friction * step)
+    run = simulate(rule, problem, steps=200, keep=("points",))
+    assert run.points is not None  # kept
+    x, v, ball = problem.start, torch.zeros(2, dtype=torch.float64), [problem.start]
+    for _ in range(200):
+        old = v
+        v = v - step * (friction * v + problem.gradient(x))
+        x = x + step * (v if scheme == "semi-implicit" else old)
+        ball.append(x)
+    worst = float((run.points - torch.stack(ball)).norm(dim=-1).max())
+    how = f"friction c = {friction:g}, step h = {step:g}: β = 1 - ch = {rule.momentum:g}, η = h² = {rule.lr:g}"
+    return Measured(worst, f"{how}; 200 updates on Himmelblau's function")
+
+
+def departure_from_tenfold(eigenvalue: float, momentum: float) -> Measured:
+    """How far momentum's speed-up of one slow eigencomponent is from 1 / (1 - momentum), relative."""
+    value = torch.tensor([eigenvalue], dtype=torch.float64)
+    rates = [float(radii(r, value)) for r in (HeavyBall(lr=_SLOW_LR, momentum=momentum), GradientDescent(lr=_SLOW_LR))]
+    faster = math.log(rates[0]) / math.log(rates[1])
+    promised = 1 / (1 - momentum)
+    regime = f"ηλ = {_SLOW_LR * eigenvalue:.2g}, (1 - √β)² = {(1 - math.sqrt(momentum)) ** 2:.2g}"
+    return Measured(abs(faster / promised - 1), f"{regime}: {faster:.2f} times as fast, 1 / (1 - β) = {promised:.0f}")
+
+
+def departure_from_damping(signs: Sequence[float], momentum: float) -> Measured:
+    """How far heavy ball's step is from lr g / (1 + momentum) after 500 gradients of alternating `signs`, relative."""
+    rule = HeavyBall(lr=0.1, momentum=momentum)
+    x = torch.zeros(1, dtype=torch.float64)
+    state = rule.init(x)
+    for t in range(1, 501):
+        before = x
+        x, state = rule.step(x, torch.full_like(x, signs[t % len(signs)]), state, t)
+    size = float((x - before).abs()) / float(rule.lr)
+    limits = [max_stable_lr(r, 1.0) for r in (rule, GradientDescent())]
+    how = f"the step is {size:.6f} of η g; the largest stable lr grows by the inverse, {limits[0] / limits[1]:.6f}"
+    return Measured(abs(size * (1 + momentum) - 1), how)
+
+
+def updates_against_promise(momentum: float, condition: float) -> Measured:
+    """How many times the updates promised by an improved condition number are needed at the best lr."""
+    best = tune(HeavyBall(momentum=momentum), Spectrum.from_eigenvalues([1.0, condition])).rate
+    improved = condition * (1 - momentum) / (1 + momentum)
+    promised = (improved - 1) / (improved + 1)
+    how = f"β = {momentum:g}, κ = {condition:g}: rate promised {promised:.3f}, the best possible {best:.3f}"
+    return Measured(math.log(promised) / math.log(best), how)
+
+
+def departure_of_torch(drop: float) -> Measured:
+    """The largest distance over 100 updates between torch's momentum and the article's, lr dropped half-way."""
+    first = 0.003
+    lrs = [first] * 50 + [first * drop] * 50
+    theirs = _torch(lrs, momentum=0.9)
+    rule = HeavyBall(momentum=0.9)
+    ours = _follow([rule.replace(lr=lr) for lr in lrs])
+    worst = float((theirs - ours).norm(dim=-1).max())
+    return Measured(worst, f"100 updates of torch.optim.SGD, lr {first:g}, times {drop:g} from update 51 on")
+
+
+def departure_of_nesterov(read: str) -> Measured:
+    """The largest distance over 100 updates between torch's stored point and the article's iterate, or look-ahead."""
+    lr, momentum, problem = 0.003, 0.9, article()
+    theirs = _torch([lr] * 100, momentum=momentum, nesterov=True)
+    w, m, ours = problem.start, torch.zeros(2, dtype=torch.float64), []
+    for _ in range(100):
+        m = momentum * m - lr * problem.gradient(w + momentum * m)
+        w = w + m
+        ours.append(w if read == "iterate" else w + momentum * m)
+    worst = float((theirs - torch.stack(ours)).norm(dim=-1).max())
+    limits = [max_stable_lr(rule, 1.0) for rule in (HeavyBall(momentum=momentum), Nesterov(momentum=momentum))]
+    how = f"torch's stored point against the article's {read}; nesterov=True cuts the largest stable lr from"
+    return Measured(worst, f"{how} {limits[0]:.3f} / λ to {limits[1]:.3f} / λ")
+
+
+def _torch(lrs: Sequence[float], **settings: Any) -> Tensor:
+    """The points (k, 2) of torch.optim.SGD on the article's problem, with an lr for each update."""
+    problem, points = article(), []
+    w = torch.nn.Parameter(problem.start.clone())
+    optimizer = torch.optim.SGD([w], lr=lrs[0], **settings)
+    for lr in lrs:
+        optimizer.param_groups[0]["lr"] = lr
+        w.grad = problem.gradient(w.detach())
+        optimizer.step()
+        points.append(w.detach().clone())
+    return torch.stack(points)
+
+
+def _follow(rules: Sequence[LinearRule]) -> Tensor:
+    """The points (k, 2) on the article's problem, with a rule for each update."""
+    problem, points = article(), []
+    x = problem.start
+    state = rules[0].init(x)
+    for t, rule in enumerate(rules, 1):
+        x, state = rule.step(x, problem.gradient(x), state, t)
+        points.append(x)
+    return torch.stack(points)
+
+
+CLAIMS = (
+    Claim(
+        "ball",
+        "Introduction",
+        "momentum is semi-implicit Euler on a ball with friction",
+        departure_from_ball,
+        "largest distance between the two paths",
+        "at most",
+        1e-10,
+        {"scheme": "semi-implicit"},
+    ),
+    Claim(
+        "amplified",
+        _MOMENTUM,
+        "momentum amplifies the slow components by 1 / (1 - β)",
+        departure_from_tenfold,
+        "relative departure of the speed-up",
+        "at most",
+        0.05,
+        {"eigenvalue": 1.0, "momentum": 0.9},
+        "ηλ << (1 - √β)², unlike in the article's own run",
+        {"eigenvalue": 0.003},
+    ),
+    Claim(
+        "damped",
+        _MOMENTUM,
+        "momentum damps an alternating gradient by 1 / (1 + β)",
+        departure_from_damping,
+        "relative departure of the step",
+        "at most",
+        1e-9,
+        {"signs": (1.0, -1.0), "momentum": 0.9},
+    ),
+    Claim(
+        "both-factors",
+        _MOMENTUM,
+        "so momentum improves the conditioning by both factors",
+        updates_against_promise,
+        "updates needed, of those promised",
+        "at most",
+        1.0,
+        {"momentum": 0.9, "condition": 100.0},
+        "β is below the optimal one",
+        {"momentum": 0.5},
+    ),
+    Claim(
+        "torch-momentum",
+        _MOMENTUM,
+        "torch's momentum, which the experiment runs, is m = βm - η∇L",
+        departure_of_torch,
+        "largest distance between the two",
+        "at most",
+        1e-12,
+        {"drop": 0.1},
+        "lr stays constant",
+        {"drop": 1.0},
+    ),
+    Claim(
+        "torch-nesterov",
+        _MOMENTUM,
+        "Nesterov's variant takes the gradient at w + βm (and torch has it)",
+        departure_of_nesterov,
+        "largest distance between the two",
+        "at most",
+        1e-12,
+        {"read": "iterate"},
+        "what torch stores is read as w + βm",
+        {"read": "look-ahead"},
+    ),
+)
