@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("simulation",)
+NAMES = ("simulation", "optimizer_step")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

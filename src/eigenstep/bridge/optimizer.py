@@ -13,7 +13,7 @@ from eigenstep.rules import RULES, Rule, State
 
 # Elements stepped at a time: x, gradient, two moments and the step's temporaries then stay in a core's cache, where
 # whole-tensor temporaries of millions of elements would be allocated afresh, and stream through memory, at each step.
-CHUNK = 1 << 15
+CHUNK = 1 << 16
 
 # Keys that torch's schedulers, or its own groups, put beside the hyperparameters: never taken for a misspelt one.
 _FOREIGN_KEYS = {"params", "param_names", "name", "maximize", "initial_lr", "base_momentum", "max_momentum"}
@@ -113,22 +113,21 @@ class Optimizer(torch.optim.Optimizer):
 
     def _update(self, rule: Rule, p: Tensor, grad: Tensor) -> None:
         """Step one parameter, in chunks where the rule treats every element alike."""
-        stored = self.state[p]
-        n = len(rule.buffer_names)
-        names = rule.buffer_names + rule.scale_names
-        if "step" not in stored or any(name not in stored for name in names):
-            state, t = remembered(rule, p, stored)
-            stored.update(zip(names, state.buffers + state.scales, strict=True))
-            stored["step"] = t
-        t = int(stored["step"]) + 1
-        memory = [stored[name] for name in names]
-        if rule.elementwise and p.numel() > CHUNK and all(tensor.is_contiguous() for tensor in (p, grad, *memory)):
+        stored, buffer_names = self.state[p], rule.buffer_names
+        names, n = buffer_names + rule.scale_names, len(buffer_names)
+        try:
+            memory, t = tuple([stored[name] for name in names]), int(stored["step"]) + 1
+        except KeyError:
+            state, taken = remembered(rule, p, stored)
+            memory, t = state.buffers + state.scales, taken + 1
+            stored.update(zip(names, memory, strict=True))
+        if p.numel() > CHUNK and rule.elementwise and all(tensor.is_contiguous() for tensor in (p, grad, *memory)):
             for x, g, *part in zip(*(tensor.view(-1).split(CHUNK) for tensor in (p, grad, *memory)), strict=True):
                 new, state = rule.step(x, g, State(tuple(part[:n]), tuple(part[n:])), t)
                 for old, value in zip((x, *part), (new, *state.buffers, *state.scales), strict=True):
                     old.copy_(value)
         else:
-            new, state = rule.step(p, grad, State(tuple(memory[:n]), tuple(memory[n:])), t)
+            new, state = rule.step(p, grad, State(memory[:n], memory[n:]), t)
             fresh = state.buffers + state.scales
             if not rule.elementwise:
                 fresh = tuple(_apart(value, (p, grad, new)) for value in fresh)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue
-from eigenstep.rules.base import Coefficients, LinearRule, Number, State, advance
+from eigenstep.rules.base import Coefficients, LinearRule, Number, State, advance, fade
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HeavyBall(LinearRule):
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """m <- momentum * m - lr * g; x + m."""
-        velocity = advance(buffers[0] * self.momentum, grad, -self.lr)
+        velocity = advance(fade(buffers[0], self.momentum), grad, -self.lr)
         return self.shrink(x) + velocity, (velocity,)
 
 
@@ -69,7 +69,7 @@ class Momentum(LinearRule):
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """b <- momentum * b + gain * g; x - lr * b."""
-        buffer = advance(buffers[0] * self.momentum, grad, c[0])
+        buffer = advance(fade(buffers[0], self.momentum), grad, c[0])
         return advance(self.shrink(x), buffer, -self.lr), (buffer,)
 
 
@@ -118,7 +118,7 @@ class Nesterov(LinearRule):
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """b <- momentum * b + g; x - lr * (g + momentum * b)."""
-        buffer = buffers[0] * self.momentum + grad
+        buffer = advance(grad, buffers[0], self.momentum)
         return advance(self.shrink(x), advance(grad, buffer, self.momentum), -self.lr), (buffer,)
 
     def iterate(self, x: Tensor, state: State) -> Tensor:
