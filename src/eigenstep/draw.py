@@ -4,6 +4,7 @@ Every primitive takes `ax=None`, makes an axes of its own if none is given, and 
 NumPy reads, tensors included.
 """
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -226,10 +227,11 @@ def save(figure: "Figure", folder: str | os.PathLike[str], name: str) -> tuple[P
 
     png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
     for target, metadata in ((png, {"Software": None}), (svg, {"Date": None})):
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+        unfinished, image = target.with_name(f".{target.name}.{os.getpid()}"), io.BytesIO()
+        with rc_context({"svg.hashsalt": "eigenstep"}):
+            figure.savefig(image, format=target.suffix[1:], dpi=_DPI, metadata=metadata)
         try:
-            with rc_context({"svg.hashsalt": "eigenstep"}):
-                figure.savefig(unfinished, format=target.suffix[1:], dpi=_DPI, metadata=metadata)
+            unfinished.write_bytes(image.getvalue())
             unfinished.replace(target)
         except OSError as error:
             reason = error.strerror or error

@@ -1,9 +1,9 @@
 """Every claim of the article, each with the number that decides it."""
 
 from eigenstep.article.claims import adam, adaptive, descent, experiment, momentum
-from eigenstep.article.claims.claim import Claim, Judgement, Measured, Verdict, among, judge
+from eigenstep.article.claims.claim import VERDICTS, Claim, Judgement, Measured, Verdict, among, judge
 
-__all__ = ["CLAIMS", "Claim", "Judgement", "Measured", "Verdict", "judge", "named"]
+__all__ = ["CLAIMS", "VERDICTS", "Claim", "Judgement", "Measured", "Verdict", "judge", "named"]
 
 CLAIMS: tuple[Claim, ...] = (*experiment.CLAIMS, *descent.CLAIMS, *momentum.CLAIMS, *adaptive.CLAIMS, *adam.CLAIMS)
 

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from eigenstep.errors import UnknownName
 
 Verdict = Literal["holds", "holds only if", "wrong"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 class Measured(NamedTuple):
