@@ -4,6 +4,7 @@ import platform
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
@@ -201,8 +202,7 @@ def _result(
     held = krylov.vectors(ritz.mix[:, wanted])
     residuals = ritz.residuals[wanted] + torch.tensor([operator.error(v) for v in held], dtype=torch.float64)
     done = search.phase == "done" and not interrupted
-    within = done and bool((residuals <= aim.goal(values, krylov.scale)).all())
-    converged = within or (krylov.complete and not interrupted)
+    converged = done and bool((residuals <= aim.goal(values, krylov.scale)).all())
     certified = converged and (not aim.quick or krylov.complete)
     bounds = residuals
     if certified and not krylov.complete:
@@ -213,6 +213,8 @@ def _result(
     if isinstance(source, Objective):
         notes, names, shapes = source.notes, source.names, tuple(tuple(p.shape) for p in source.params)
     notes += tuple(operator.said())
+    if krylov.mismatch**0.5 > aim.tol * krylov.scale:
+        notes += ("products are neither symmetric nor repeatable to the tolerance: a noisy loss, or wrong derivatives",)
     provenance: dict[str, Any] = {
         **measured_by(source, operator, seed),
         "method": "Lanczos, thick restarts",
@@ -248,7 +250,7 @@ def _result(
 def measured_by(source: Any, operator: Operator, seed: int) -> dict[str, Any]:
     """Versions, seed, dtype, data and how the products were made, for a result's provenance."""
     said: dict[str, Any] = {
-        "eigenstep": version("eigenstep"),
+        "eigenstep": _version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "seed": seed,
@@ -258,6 +260,12 @@ def measured_by(source: Any, operator: Operator, seed: int) -> dict[str, Any]:
     if isinstance(source, Objective):
         said |= {"data": source.batches.digest, "mode": source.mode, "notes": [*source.notes, *operator.said()]}
     return said
+
+
+@cache
+def _version() -> str:
+    """This package's version; a search through the installed packages, a millisecond, so made once."""
+    return version("eigenstep")
 
 
 def _covers(which: Which, values: Tensor) -> Covers:
