@@ -1,0 +1,100 @@
+// Scales, ticks and frames for the charts; numbers as people read them.
+
+/** A number in about `digits` significant digits: 1,265, 0.0198, 1.3e-9. */
+export function figure(value, digits = 4) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (Number.isInteger(value) && Math.abs(value) < 1e7) return value.toLocaleString("en-US").replace("-", "−");
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(Math.max(digits - 2, 1)).replace("e+", "e").replace(/\.?0+e/, "e");
+  return String(Number(value.toPrecision(digits))).replace("-", "−");
+}
+
+/** A scale from [low, high] to pixels [from, to]; the logarithmic one gives NaN for what is not positive. */
+export function scale(low, high, from, to, log = false) {
+  const map = log ? Math.log10 : (v) => v;
+  const [a, b] = [map(low), map(high)], slope = (to - from) / (b - a || 1);
+  const place = (value) => (log && !(value > 0) ? NaN : from + (map(value) - a) * slope);
+  place.invert = (pixel) => {
+    const at = a + (pixel - from) / slope;
+    return log ? 10 ** at : at;
+  };
+  Object.assign(place, { low, high, log, from, to });
+  return place;
+}
+
+/** Round places for ticks: 1, 2 or 5 times a power of ten; on a logarithmic scale powers of ten. */
+export function ticks(s, wanted = 5) {
+  if (s.log) {
+    const [a, b] = [Math.ceil(Math.log10(s.low) - 1e-9), Math.floor(Math.log10(s.high) + 1e-9)];
+    const stride = Math.max(1, Math.ceil((b - a + 1) / (wanted + 1)));
+    const out = [];
+    for (let e = a; e <= b; e++) if ((e - b) % stride === 0) out.push(10 ** e);
+    if (out.length < 2) return [s.low, s.high];
+    return out;
+  }
+  const raw = (s.high - s.low) / wanted, power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((v) => v >= raw * 0.999);
+  const out = [];
+  for (let v = Math.ceil(s.low / step - 1e-9) * step; v <= s.high + step * 1e-9; v += step) {
+    out.push(Math.abs(v) < step * 1e-9 ? 0 : v);
+  }
+  return out;
+}
+
+const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+
+function tickText(value, log) {
+  if (!log || (value >= 0.01 && value < 1e4)) return figure(value, 3);
+  const power = Math.log10(value);
+  if (Math.abs(power - Math.round(power)) > 1e-9) return figure(value, 2);
+  return `10${[...String(Math.round(power))].map((sign) => SUPERSCRIPT[sign]).join("")}`;
+}
+
+/** Draw a frame with ticks and labels, and return its scales. x, y: {low, high, log, label}. */
+export function frame(pen, theme, width, height, x, y, { left = 52, right = 14, top = 10, bottom = 36 } = {}) {
+  const box = { x: left, y: top, w: width - left - right, h: height - top - bottom };
+  const sx = scale(x.low, x.high, box.x, box.x + box.w, x.log);
+  const sy = scale(y.low, y.high, box.y + box.h, box.y, y.log);
+  for (const value of ticks(sx, Math.max(2, Math.floor(box.w / 80)))) {
+    const at = sx(value);
+    pen.line([at, box.y, at, box.y + box.h], theme.grid, { width: 1 });
+    pen.text(tickText(value, x.log), at, box.y + box.h + 11, theme.muted, { align: "center" });
+  }
+  for (const value of ticks(sy, Math.max(2, Math.floor(box.h / 42)))) {
+    const at = sy(value);
+    pen.line([box.x, at, box.x + box.w, at], theme.grid, { width: 1 });
+    pen.text(tickText(value, y.log), box.x - 6, at, theme.muted, { align: "right" });
+  }
+  pen.line([box.x, box.y, box.x, box.y + box.h, box.x + box.w, box.y + box.h], theme.axis, { width: 1 });
+  pen.text(x.label, box.x + box.w / 2, height - 8, theme.ink, { align: "center", size: 11.5 });
+  pen.text(y.label, 11, box.y + box.h / 2, theme.ink, { align: "center", size: 11.5, turn: -90 });
+  return { box, sx, sy };
+}
+
+/** Segments [x0, y0, x1, y1, NaN, NaN, ...] of the level line of values (rows x columns) at `level`, in grid units. */
+export function levelLine(values, columns, rows, level) {
+  const out = [];
+  const cut = (a, b) => (level - a) / (b - a);
+  for (let j = 0; j + 1 < rows; j++) {
+    for (let i = 0; i + 1 < columns; i++) {
+      const k = j * columns + i;
+      const a = values[k], b = values[k + 1], c = values[k + columns + 1], d = values[k + columns];
+      const kind = (a > level) + 2 * (b > level) + 4 * (c > level) + 8 * (d > level);
+      if (kind === 0 || kind === 15) continue;
+      const at = [];
+      if (a > level !== b > level) at.push(i + cut(a, b), j);
+      if (b > level !== c > level) at.push(i + 1, j + cut(b, c));
+      if (d > level !== c > level) at.push(i + cut(d, c), j + 1);
+      if (a > level !== d > level) at.push(i, j + cut(a, d));
+      for (let m = 0; m + 3 < at.length; m += 4) out.push(at[m], at[m + 1], at[m + 2], at[m + 3], NaN, NaN);
+    }
+  }
+  return out;
+}
+
+/** The smallest of 1, 2, 5 times a power of ten that is at least `value`. */
+export function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((m) => m * power).find((v) => v >= value * (1 - 1e-12));
+}
