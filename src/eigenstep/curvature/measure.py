@@ -264,7 +264,7 @@ def measured_by(source: Any, operator: Operator, seed: int) -> dict[str, Any]:
 
 @cache
 def _version() -> str:
-    """This package's version; a search through the installed packages, a millisecond, so made once."""
+    """The version of this package; a search through the installed packages, a millisecond, so made once."""
     return version("eigenstep")
 
 
