@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from eigenstep.curvature import GGNOperator, HessianOperator, Objective, finite_step, layers, measure, shares
+from eigenstep.errors import Unsupported
 
 Case = tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Tensor]
 
@@ -81,6 +85,11 @@ def cases() -> dict[str, Case]:
             rows,
         ),
         "embedding": (Tied().double(), next_symbol, torch.randint(7, (5, 6))),
+        "weightnorm": (
+            nn.Sequential(weight_norm(nn.Conv1d(4, 3, 2)), nn.Tanh(), nn.Flatten(), nn.Linear(15, 2)).double(),
+            smooth,
+            torch.randn(5, 4, 6).double(),
+        ),
         "gru": (Recurrent().double(), smooth, torch.randn(5, 4, 3).double()),
         "attention": (Attention().double(), smooth, torch.randn(5, 6, 4).double()),
     }
@@ -89,13 +98,23 @@ def cases() -> dict[str, Case]:
 NAMES = list(cases())
 
 
+class ByHand(TorchFunctionMode):
+    """torch's own weight normalisation has a wrong double backward: for the truth, g v / |v| written out."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") == "_weight_norm":
+            v, g, _ = args
+            return g * v / v.square().sum((1, 2), keepdim=True).sqrt()
+        return func(*args, **(kwargs or {}))
+
+
 def dense(
     model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], batch: Tensor, names: tuple[str, ...]
 ) -> Tensor:
     """The Hessian row by row, by double backward on the model itself, independent of the package."""
     held = dict(model.named_parameters(remove_duplicate=False))
     params = [held[name] for name in names]
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), ByHand():
         grads = torch.autograd.grad(loss(model, batch), params, create_graph=True)
     flat = torch.cat([g.reshape(-1) for g in grads])
     rows = []
@@ -221,3 +240,42 @@ def test_without_second_derivatives_differences_are_used_and_said() -> None:
         result = measure(rough)
     assert any("central differences" in note for note in result.notes)
     assert abs(result.largest - measure(exact, tol=1e-8).largest) <= result.bounds[0]
+
+
+class Silent(torch.autograd.Function):
+    """x^3 whose backward keeps no graph and says nothing of it, as custom kernels do."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 3 * ctx.saved_tensors[0].detach() ** 2 * grad
+
+
+def test_custom_functions_that_mislead_in_silence_are_found_out() -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Linear(3, 2).double(), torch.randn(8, 3).double()
+    exact = measure(Objective(model, lambda m, x: (m(x) ** 3).square().mean(), batch), tol=1e-8).largest
+    silent = Objective(model, lambda m, x: Silent.apply(m(x)).square().mean(), batch)
+    with pytest.warns(UserWarning, match="Silent is wrong"):
+        result = measure(silent)
+    assert abs(result.largest - exact) <= result.bounds[0]
+    with pytest.raises(RuntimeError, match="Silent is wrong"):
+        measure(silent, method="graph")
+
+
+def test_checkpoints_of_activations_work_or_are_refused() -> None:
+    torch.manual_seed(0)
+    first, second, batch = nn.Linear(3, 4), nn.Linear(4, 2), torch.randn(8, 3, requires_grad=True)
+    model = nn.Sequential(first, nn.Tanh(), second)
+    plain = measure(Objective(model, lambda m, x: m(x).square().mean(), batch)).largest
+
+    def saving(m: nn.Module, x: Tensor, reentrant: bool) -> Tensor:
+        return second(checkpoint(lambda y: torch.tanh(first(y)), x, use_reentrant=reentrant)).square().mean()
+
+    assert abs(measure(Objective(model, lambda m, x: saving(m, x, False), batch)).largest - plain) < 1e-5
+    with pytest.raises(Unsupported, match="use_reentrant=False"):
+        measure(Objective(model, lambda m, x: saving(m, x, True), batch))

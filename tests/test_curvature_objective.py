@@ -1,6 +1,9 @@
 """An objective: what it refuses and how, how it weighs its data, and that it leaves everything as it was."""
 
+import os
+import pickle
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+from transformers import BatchEncoding
 
 from eigenstep.curvature import Objective, density, measure, trace
 from eigenstep.errors import EigenstepError, InvalidValue, UnknownName, Unsupported
@@ -50,16 +54,63 @@ class Snapshot:
         torches = [torch.get_rng_state(), *(g.get_state() for g in self.generators)]
         return random.getstate(), numpy[1].tolist(), numpy[2], [t.tolist() for t in torches]
 
-    def check(self) -> None:
+    def check(self, touched: bool = False) -> None:
         now = self.model.state_dict(keep_vars=True)
         assert now.keys() == self.tensors.keys()
         for name, (tensor, copy, version) in self.tensors.items():
-            assert now[name] is tensor and torch.equal(tensor, copy) and tensor._version == version, name
+            assert now[name] is tensor and torch.equal(tensor, copy), name
+            assert tensor._version == version or touched, name
         assert [m.training for m in self.model.modules()] == self.modes
         for p, (grad, copy) in zip(self.model.parameters(), self.grads, strict=True):
             assert p.grad is grad and (grad is None or torch.equal(grad, copy))
         assert [p.requires_grad for p in self.model.parameters()] == self.requires
         assert self._random() == self.random
+
+
+class Own(Sampler[int]):
+    """A sampler with state of its own, in one of several places."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.epoch = kind, 0
+        self.queue, self.order, self.holder = deque(range(12)), torch.arange(12), Holder()
+
+    def __len__(self) -> int:
+        return 12
+
+    def __iter__(self) -> Any:
+        order = list(range(12))
+        if self.kind == "counter":
+            self.epoch += 1
+            order = [(i + self.epoch) % 12 for i in order]
+        elif self.kind == "deque":
+            self.queue.rotate(1)
+            order = list(self.queue)
+        elif self.kind == "tensor":
+            order = self.order.add_(1).remainder_(12).tolist()
+        elif self.kind == "nested":
+            self.holder.random.shuffle(order)
+        elif self.kind == "log":
+            self.holder.seen.append(1)
+        return iter(order)
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.random, self.seen = random.Random(1), [0]
+
+
+def loader(kind: str) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*points()), batch_size=5, sampler=Own(kind))
+
+
+class Live:
+    """Re-iterable in name only: a live iterator lies inside."""
+
+    def __init__(self) -> None:
+        self.parts = {"live": [iter([points(), points()])]}
+
+    def __iter__(self) -> Any:
+        yield from self.parts["live"][0]
 
 
 class Shuffled:
@@ -78,6 +129,17 @@ def half_frozen() -> nn.Module:
 
 def noisy(model: nn.Module, batch: Any) -> Tensor:
     return loss(model, batch) * (1 + torch.rand(()))
+
+
+def in_place(model: nn.Module, batch: Any) -> Tensor:
+    with torch.no_grad():
+        model[0].weight.mul_(1.01)
+    return loss(model, batch)
+
+
+class Unrepeatable:
+    def __iter__(self) -> Any:
+        yield torch.frombuffer(bytearray(os.urandom(48)), dtype=torch.uint8).float().view(12, 4), points()[1]
 
 
 def mean_missing(model: nn.Module, batch: Any) -> Tensor:
@@ -103,6 +165,29 @@ BAD: dict[str, tuple[Callable[[nn.Module], Any], type[Exception], str]] = {
     "memory": (lambda m: measure(Objective(m, loss, points()), basis=3), InvalidValue, "at least 6"),
     "which": (lambda m: measure(Objective(m, loss, points()), 1, "larges"), UnknownName, "largest"),
     "top": (lambda m: measure(Objective(m, loss, points()), 10**6), InvalidValue, "the operator has"),
+    "second batch": (
+        lambda m: Objective(m, loss, [points(), (points()[0] * torch.inf, points()[1])]),
+        InvalidValue,
+        "not finite, on batch 1",
+    ),
+    "in place": (lambda m: Objective(m, in_place, points()), InvalidValue, "in place"),
+    "faint noise": (
+        lambda m: Objective(m, lambda m, b: loss(m, b) + 0.01 * torch.rand(()), points()),
+        InvalidValue,
+        "dif",
+    ),
+    "unrepeatable": (lambda m: Objective(m, loss, Unrepeatable()), InvalidValue, "second pass differs"),
+    "live inside": (lambda m: Objective(m, loss, Live()), InvalidValue, "live list_iterator in .parts"),
+    **{
+        kind: (lambda m, kind=kind: Objective(m, loss, loader(kind)), EigenstepError, f"Own\\) changes its .{place}")
+        for kind, place in {
+            "counter": "epoch",
+            "deque": "queue",
+            "tensor": "order",
+            "nested": "holder",
+            "log": "holder",
+        }.items()
+    },
     "wrapped": (lambda m: Objective(nn.DataParallel(m), loss, points()), Unsupported, "plain module"),
 }
 
@@ -116,7 +201,80 @@ def test_bad_input_is_refused_with_a_remedy_and_touches_nothing(name: str) -> No
     with pytest.raises(kind, match=words) as caught:
         measure(build(model))
     assert isinstance(caught.value, EigenstepError)
+    before.check(touched=name == "in place")  # then the values are back, their version counter cannot be
+
+
+def test_samplers_that_are_refused_are_left_as_they_were() -> None:
+    for kind in ("counter", "deque", "tensor", "nested", "log"):
+        data = loader(kind)
+        before = pickle.dumps(data.sampler)
+        with pytest.raises(EigenstepError):
+            measure(Objective(network(), loss, data))
+        assert pickle.dumps(data.sampler) == before, kind
+    live = Live()
+    with pytest.raises(InvalidValue):
+        Objective(network(), loss, live)
+    assert len(list(live)) == 2
+
+
+def test_a_failure_in_the_middle_of_a_pass_puts_the_loader_back_at_once() -> None:
+    generator = torch.Generator().manual_seed(5)
+    data = DataLoader(TensorDataset(*points()), batch_size=5, shuffle=True, generator=generator)
+    model = network()
+    objective = Objective(model, loss, data, memory=1.0)
+    assert objective.size
+    before = Snapshot(model, generator)
+    objective.loss = lambda m, b: loss(m, b) / (len(b[0]) == 5)
+    with pytest.raises(InvalidValue, match="not finite, on batch 2"):
+        measure(objective)
     before.check()
+
+
+def test_lazy_modules_are_refused_and_a_subset_drawn_by_the_loader_is_said() -> None:
+    with pytest.raises(InvalidValue, match="run one batch"):
+        Objective(nn.LazyLinear(3), loss, points())
+    data = DataLoader(TensorDataset(*points()), batch_size=5, shuffle=True, drop_last=True)
+    assert any("10 of 12 samples" in note for note in measure(Objective(network(), loss, data)).notes)
+
+
+class Popping(nn.Module):
+    """Counts its calls, keeps its last output, and is fed by a loss that takes the labels out of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls, self.last = nn.Linear(4, 3), 0, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = self.layer(x)
+        return self.last
+
+
+@pytest.mark.parametrize("kind", [dict, BatchEncoding, list])
+def test_batches_and_modules_that_keep_state_stay_whole(kind: Any) -> None:
+    x, y = points()
+    batch = kind({"x": x, "labels": y}) if kind is not list else [x, y]
+    last = "labels" if kind is not list else 1
+    model = Popping()
+
+    def take(model: nn.Module, batch: Any) -> Tensor:
+        labels = batch.pop(last)
+        return F.cross_entropy(model(batch["x" if kind is not list else 0]), labels)
+
+    result = measure(Objective(model, take, [batch, batch]), 2)
+    assert result.certified and len(batch) == 2
+    assert model.calls == 0 and model.last is None
+    assert abs(result.largest - measure(Objective(model.layer, loss, (x, y))).largest) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_old_style_weight_norm_keeps_its_computed_weight() -> None:
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 3)))
+    weight = model[0].weight
+    exact = measure(Objective(model, loss, points()), tol=1e-4).largest
+    near = measure(Objective(model, loss, points()), tol=1e-3, method="differences").largest
+    assert model[0].weight is weight
+    assert abs(near - exact) < 1e-2 * exact
 
 
 def test_no_trainable_parameters() -> None:
@@ -195,8 +353,9 @@ def test_too_little_memory_streams_and_gives_the_same() -> None:
     streamed = measure(Objective(plain(), loss, loader, memory=10.0))
     assert streamed.provenance["graphs_kept"] == 0 and kept.provenance["graphs_kept"] == 4
     assert abs(streamed.largest - kept.largest) < 1e-10
-    with pytest.raises(InvalidValue, match=r"differs from the one of the first pass|differs between two"):
-        measure(Objective(plain(), loss, _Changing(), memory=1.0))
+    for memory in (1.0, None):
+        with pytest.raises(InvalidValue, match="second pass differs from the first"):
+            measure(Objective(plain(), loss, _Changing(), memory=memory))
 
 
 class _Changing:

@@ -2,17 +2,16 @@
 
 import copy
 import hashlib
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from eigenstep.curvature.keep import same_random_state, seed_all
+from eigenstep.curvature.keep import random_state, same_random_state, seed_all, set_random_state
+from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state, seed_own
 from eigenstep.errors import InvalidValue, Unsupported
 
 BatchSize = int | Sequence[int] | Callable[[Any], int] | None
@@ -30,24 +29,41 @@ class Batches:
         self.kept: list[Any] | None = None
         self.counts: list[int] = []
         self.digests: list[str] = []
+        self._passes: list[Generator[tuple[int, Any], None, None]] = []
+        self._changed: list[str] = []  # what the source's parts did to themselves while read
         self.one = is_one_batch(data)
         if not self.one:
             refuse_one_shot(data)
 
     def read(self) -> None:
-        """Go through the data once: count, fingerprint, keep what fits."""
+        """Go through the data: count, fingerprint, keep what fits. A loader is read twice, to see that it repeats."""
         if self.counts:
             return
         kept: list[Any] | None = []
-        counts, digests, held = [], [], 0.0
-        for i, batch in enumerate(self._pass()):
-            digest, size = fingerprint(batch)
-            counts.append(self._count(i, batch))
-            digests.append(digest)
-            held += 0 if isinstance(self.source, (list, tuple)) or self.one else size
-            if kept is not None:
-                kept.append(batch)
-                kept = kept if held <= self.budget else None
+        counts: list[int] = []
+        digests: list[str] = []
+        held, again = 0.0, 0
+        try:
+            for turn, batch in self._pass(times=2):
+                if turn == 1:
+                    refuse_change_of_data(again, batch, digests)
+                    again += 1
+                    continue
+                digest, size = fingerprint(batch)
+                counts.append(self._count(len(counts), batch))
+                digests.append(digest)
+                held += 0 if self._at_hand else size
+                if kept is not None:
+                    kept.append(batch)
+                    kept = kept if held <= self.budget else None
+            self.close()
+            if not self._at_hand:
+                refuse_change_of_data(again, None, digests)
+        except InvalidValue as error:
+            self.close()
+            if self._changed:
+                raise Unsupported(f"{error}; {self._changed[0]}") from error
+            raise
         if not counts:
             raise InvalidValue(
                 "Objective: data has no batches; a loader, a list or another re-iterable with some is needed"
@@ -62,6 +78,11 @@ class Batches:
             raise InvalidValue(f"Objective: batch_size has {len(self.batch_size)} entries for {len(counts)} batches")
         self.kept, self.counts, self.digests = kept, counts, digests
 
+    def close(self) -> None:
+        """End passes that an error left in the middle, so that what they hold is put back now and not later."""
+        while self._passes:
+            self._passes.pop().close()
+
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches, the same ones at every pass. Raises InvalidValue when a loader's set has changed."""
         self.read()
@@ -69,35 +90,39 @@ class Batches:
             yield from self.kept
             return
         number = -1
-        for number, batch in enumerate(self._pass()):
-            if number >= len(self.digests) or fingerprint(batch)[0] != self.digests[number]:
-                raise InvalidValue(
-                    f"Objective: batch {number} differs from the one of the first pass; the data must be the same at "
-                    "every pass: pass a list of batches, or a loader without state of its own"
-                )
+        for number, (_, batch) in enumerate(self._pass()):
+            refuse_change_of_data(number, batch, self.digests)
             yield batch
-        if number + 1 != len(self.digests):
-            raise InvalidValue(f"Objective: a later pass had {number + 1} batches, the first {len(self.digests)}")
+        self.close()
+        refuse_change_of_data(number + 1, None, self.digests)
 
     @property
     def digest(self) -> str:
         """A fingerprint of the set of batches, whatever their order."""
         return hashlib.sha256("".join(sorted(self.digests)).encode()).hexdigest()[:16]
 
-    def _pass(self) -> Iterator[Any]:
-        if self.one:
-            yield self.source
+    @property
+    def _at_hand(self) -> bool:
+        """Whether the batches lie ready in the user's memory."""
+        return self.one or isinstance(self.source, (list, tuple))
+
+    def _pass(self, times: int = 1) -> Generator[tuple[int, Any], None, None]:
+        """Yield (number of the pass, batch); every pass from the same random state, the last one's traces removed."""
+        self._passes.append(self._run(times))
+        return self._passes[-1]
+
+    def _run(self, times: int) -> Generator[tuple[int, Any], None, None]:
+        if self._at_hand:
+            yield from ((0, batch) for batch in ([self.source] if self.one else self.source))
             return
-        if isinstance(self.source, (list, tuple)):
-            yield from self.source
-            return
-        with same_random_state(), same_hidden_state(self.source):
-            seed_all(0)
-            for name, generator in generators(self.source):
-                del name
-                if isinstance(generator, torch.Generator):
-                    generator.manual_seed(0)
-            yield from self.source
+        with same_random_state(), same_hidden_state(self.source, self._changed):
+            for turn in range(times):
+                seed_all(0)
+                seed_own(self.source)
+                for batch in self.source:
+                    state = random_state()  # what the loss draws in between must not change the next batches
+                    yield turn, batch
+                    set_random_state(state)
 
     def _count(self, i: int, batch: Any) -> int:
         if self.batch_size is None:
@@ -115,6 +140,18 @@ class Batches:
         return int(count)
 
 
+def refuse_change_of_data(number: int, batch: Any, digests: Sequence[str]) -> None:
+    """Raise InvalidValue unless batch `number` is the one of the first pass; a batch of None: the pass has ended."""
+    ended = number == len(digests)
+    if ended if batch is None else not ended and fingerprint(batch)[0] == digests[number]:
+        return
+    what = f"has {'fewer' if batch is None else 'more'} batches" if batch is None or ended else "differs from the first"
+    raise InvalidValue(
+        f"Objective: data: a second pass {what} (at batch {number}): shuffling or sampling changes the set; pass a "
+        "list of batches, or a loader without state of its own"
+    )
+
+
 def is_one_batch(data: Any) -> bool:
     """Whether `data` is one batch: a tensor, tuple or mapping; a list of tensors that differ in kind; no iterable."""
     if isinstance(data, (Tensor, np.ndarray, tuple, Mapping)) or data is None:
@@ -122,111 +159,6 @@ def is_one_batch(data: Any) -> bool:
     if isinstance(data, list) and len(data) > 1 and all(isinstance(x, Tensor) and x.dim() for x in data):
         return len({(x.dtype, x.shape[1:]) for x in data}) > 1  # as loaders yield them: [images, labels]
     return not isinstance(data, Iterable) and not isinstance(data, Dataset)
-
-
-def refuse_one_shot(data: Any) -> None:
-    """Raise for data that can be gone through only once, or whose samplers hide a live iterator."""
-    if isinstance(data, Iterator):
-        raise InvalidValue(
-            f"Objective: data is a {type(data).__name__}, which can be read only once; pass the loader or list "
-            "itself, or list(...) of a few batches"
-        )
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        raise InvalidValue(
-            f"Objective: data is a {type(data).__name__} of single samples; wrap it: DataLoader(dataset, "
-            "batch_size=...)"
-        )
-    if isinstance(data, DataLoader) and data._iterator is not None:
-        raise InvalidValue(
-            "Objective: data is a DataLoader with persistent workers and a live iterator, which reading would reset; "
-            "pass list(...) of a few batches, or a second loader"
-        )
-    for name, holder in holders(data):
-        for key, value in attributes(holder).items():
-            if isinstance(value, Iterator):
-                raise InvalidValue(
-                    f"Objective: {name} keeps a live {type(value).__name__} in .{key}, which reading would advance; "
-                    "pass list(...) of a few batches"
-                )
-
-
-def holders(data: Any) -> list[tuple[str, Any]]:
-    """The parts of a loader that may carry state: itself, its samplers, its dataset."""
-    found = [(f"data ({type(data).__name__})", data)]
-    if isinstance(data, DataLoader):
-        parts = {"sampler": data.sampler, "batch_sampler": data.batch_sampler, "dataset": data.dataset}
-        inner = getattr(data.batch_sampler, "sampler", None)
-        parts["batch_sampler.sampler"] = inner if inner is not data.sampler else None
-        found += [(f"the loader's {n} ({type(p).__name__})", p) for n, p in parts.items() if p is not None]
-    return found
-
-
-def attributes(holder: Any) -> dict[str, Any]:
-    """The instance attributes of a part of a loader."""
-    return dict(vars(holder)) if hasattr(holder, "__dict__") else {}
-
-
-def generators(data: Any) -> list[tuple[str, Any]]:
-    """Every random generator that a loader, its samplers or its dataset own."""
-    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-    return [
-        (f"{name}.{key}", value)
-        for name, holder in holders(data)
-        for key, value in attributes(holder).items()
-        if isinstance(value, kinds)
-    ]
-
-
-@contextmanager
-def same_hidden_state(data: Any) -> Iterator[None]:
-    """Put the generators and plain attributes of a loader's parts back as they were.
-
-    Raises Unsupported afterwards if a part changed something else, which cannot be put back.
-    """
-    random_states = [(g, _get_state(g)) for _, g in generators(data)]
-    parts = [(name, holder, attributes(holder)) for name, holder in holders(data)]
-    plain = [(h, {k: v for k, v in a.items() if isinstance(v, (int, float, str, type(None)))}) for _, h, a in parts]
-    lists = [(n, k, v, copy.copy(v)) for n, _, a in parts for k, v in a.items() if _small_list(v)]
-    try:
-        yield
-    finally:
-        for generator, state in random_states:
-            _set_state(generator, state)
-        for holder, saved in plain:
-            for key, value in saved.items():
-                if vars(holder).get(key) is not value:
-                    holder.__dict__[key] = value
-        if isinstance(data, DataLoader) and data._iterator is not None:
-            data._iterator = None
-    for name, key, value, before in lists:
-        if value != before:
-            raise Unsupported(f"Objective: {name} changes its .{key} when it is read; pass list(...) of a few batches")
-
-
-def _small_list(value: Any) -> bool:
-    return isinstance(value, (list, dict, set)) and len(value) < 1000 and not _holds_arrays(value)
-
-
-def _holds_arrays(value: Any) -> bool:
-    items = value.values() if isinstance(value, dict) else value
-    return not all(isinstance(v, (int, float, str, bytes, type(None))) for v in items)
-
-
-def _get_state(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    return generator.get_state()
-
-
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
 
 
 def leaves(batch: Any) -> Iterator[Any]:
@@ -243,6 +175,13 @@ def leaves(batch: Any) -> Iterator[Any]:
         for value in vars(batch).values():
             if isinstance(value, (Tensor, np.ndarray)):
                 yield value
+
+
+def loose(batch: Any) -> Any:
+    """Return the batch with its containers copied, not its tensors: a loss may pop a key from its batch."""
+    if isinstance(batch, Mapping):
+        return copy.copy(batch)
+    return list(batch) if type(batch) is list else batch
 
 
 def samples(batch: Any) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.curvature.hessian import refuse_dead_ends
+from eigenstep.curvature.graph import refuse_dead_ends
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import Unsupported
@@ -78,7 +78,7 @@ class GGNOperator(Operator):
 
         handle = self.objective.model.register_forward_hook(lambda module, args, out: sever(out))
         try:
-            loss = self.objective.batch_loss(i, batch).reshape(())
+            loss = self.objective.checked_loss(i, batch)
         finally:
             handle.remove()
         stray = loss.requires_grad and any(

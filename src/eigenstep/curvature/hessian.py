@@ -2,19 +2,21 @@
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from eigenstep.curvature import vectors as vec
+from eigenstep.curvature.graph import custom_functions, refuse_dead_ends
 from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
-from eigenstep.curvature.objective import Objective, announce
+from eigenstep.curvature.objective import Objective, announce, refuse_change
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import UnknownName, Unsupported
 
 Method = Literal["auto", "graph", "fresh", "linearize", "differences"]
+MISLED = 0.02  # a product this far from the differences of gradients, and ten times their error, is wrong
 DOUBLE = 3.0  # a graph for second derivatives keeps at most about this many times what a forward pass does
 _NO_SECOND = (
     "double backward",
@@ -57,6 +59,8 @@ class HessianOperator(Operator):
         self._kept: dict[int, Any] = {}
         self._versions: list[int] = []
         self._step: float | None = None
+        self._suspects: set[str] = set()  # custom functions, which may have no second derivative and not say so
+        self._as_checked = objective.point() == objective.facts.point
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -69,7 +73,10 @@ class HessianOperator(Operator):
         if self.method == "differences":
             return self._difference(vector, self._step or self._choose_step(vector))
         try:
-            return self._exact(vector)
+            product = self._exact(vector)
+            if self._suspects:
+                self._verify(vector, product)
+            return product
         except (RuntimeError, NotImplementedError) as error:
             if self.asked != "auto" or not any(words in str(error) for words in _NO_SECOND):
                 raise
@@ -119,8 +126,12 @@ class HessianOperator(Operator):
                 point = tuple(p.detach() for p in params)
                 _, tangent = torch.func.linearize(lambda *x: self._grad_at(i, batch, x), *point)
             return lambda parts, again: tangent(*parts)
-        loss = objective.batch_loss(i, batch)
+        loss = objective.checked_loss(i, batch)
+        if self._as_checked:
+            refuse_change(i, objective.facts.losses[i], float(loss.detach()), loss.dtype)
         grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+        if i == 0:
+            self._suspects = custom_functions(loss)
         live = [(g, k) for k, g in enumerate(grads) if g.requires_grad]
         if not live:
             return lambda parts, again: [torch.zeros_like(p) for p in params]
@@ -152,6 +163,23 @@ class HessianOperator(Operator):
         ahead = self.objective.gradient(self.objective.at(vector * (step / length)))
         behind = self.objective.gradient(self.objective.at(vector * (-step / length)))
         return (ahead - behind).mul_(length / (2 * step))
+
+    def _verify(self, vector: Tensor, product: Tensor) -> None:
+        """Compare a first product with differences; RuntimeError when a custom function's derivatives mislead."""
+        names, self._suspects = ", ".join(sorted(self._suspects)), set()
+        try:
+            step = self._choose_step(vector)
+        except Unsupported:
+            self.notes.append(f"the second derivatives of {names} could not be checked against differences")
+            return
+        rough, finer = self._difference(vector, step), self._difference(vector, step / 2)
+        self._step = None
+        self.notes.pop()
+        off = vec.norm(product - rough)
+        if off > max(10 * vec.norm(rough - finer), MISLED * vec.norm(rough)):
+            raise RuntimeError(
+                f"double backward through {names} is wrong: its products are off by {off / vec.norm(rough):.2g}"
+            )
 
     def _choose_step(self, vector: Tensor) -> float:
         """Pick the step at which halving changes the product least, from a ladder around (epsilon)^(1/3) |w|.
@@ -188,20 +216,3 @@ class HessianOperator(Operator):
                 "HessianOperator: the loss reaches parameters otherwise than through its `model` argument, so they "
                 "cannot be moved; write loss(model, batch) in terms of `model` only"
             )
-
-
-def refuse_dead_ends(outputs: Sequence[Tensor]) -> None:
-    """Raise RuntimeError if a graph of first derivatives holds a node that may not be differentiated again.
-
-    torch connects such nodes (once_differentiable) to nothing: asked for chosen inputs, its engine passes them by and
-    returns a Hessian without them, in silence.
-    """
-    seen, left = set(), [out.grad_fn for out in outputs]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if "Error" in node.name() or "NotImplemented" in node.name():
-            raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
-        left += [following for following, _ in node.next_functions]

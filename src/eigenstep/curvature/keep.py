@@ -9,20 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eigenstep.errors import InvalidValue
+
+
+def random_state() -> tuple[Any, ...]:
+    """The states of torch's (all devices), NumPy's and Python's global generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda  # noqa: NPY002 (the user's)
+
+
+def set_random_state(state: tuple[Any, ...]) -> None:
+    """Give the global generators the states of `random_state` back."""
+    python, numpy, cpu, cuda = state
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
+
 
 @contextmanager
 def same_random_state() -> Iterator[None]:
-    """Give torch's (all devices), NumPy's and Python's random states back as they were, whatever happens inside."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (the user's)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    """Give the global generators' states back as they were, whatever happens inside."""
+    state = random_state()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        set_random_state(state)
 
 
 def seed_all(seed: int) -> None:
@@ -43,6 +56,38 @@ def same_gradients(model: nn.Module) -> Iterator[None]:
     finally:
         for p, grad in saved:
             p.grad = grad
+
+
+@contextmanager
+def same_attributes(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass sets on its modules: counters, caches, weights computed from others."""
+    saved = [(m, dict(vars(m))) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, before in saved:
+            now = module.__dict__
+            for key in now.keys() - before.keys():
+                del now[key]
+            for key, value in before.items():
+                if now.get(key) is not value:
+                    now[key] = value
+
+
+@contextmanager
+def same_parameters(model: nn.Module) -> Iterator[None]:
+    """Undo, and refuse, what a loss does to the parameters in place."""
+    saved = [(p, p._version, p.detach().clone()) for p in model.parameters()]
+    changed = False
+    try:
+        yield
+    finally:
+        for p, version, copy in saved:
+            if p._version != version or not torch.equal(p.detach(), copy):
+                p.data.copy_(copy)
+                changed = True
+    if changed:
+        raise InvalidValue("Objective: the loss changes the model's parameters in place; it must only read them")
 
 
 @contextmanager

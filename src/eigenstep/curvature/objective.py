@@ -1,29 +1,31 @@
 """The objective: a model, a loss and fixed data, checked before any work, and left exactly as they were found."""
 
 import copy
-import fnmatch
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eigenstep.curvature import keep
-from eigenstep.curvature.data import Batches, BatchSize
+from eigenstep.curvature import keep, repair
+from eigenstep.curvature.data import Batches, BatchSize, loose
 from eigenstep.curvature.dropout import NoDropout, recurrent_dropouts
+from eigenstep.curvature.graph import refuse_hidden_parameters
+from eigenstep.curvature.loader import subset_note
 from eigenstep.curvature.memory import free_bytes
+from eigenstep.curvature.parameters import chosen_parameters, refuse_wrapped
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
 
 Loss = Callable[[Any, Any], Tensor]
 Mode = Literal["train", "eval"]
 Dropout = Literal["off", "fixed"]
 Reduction = Literal["mean", "sum"]
+SAME = 100.0  # units of rounding by which a loss may differ between two calls: sums in another order, on a GPU
 NOT_TRAINED = "not the curvature that your optimiser sees: BatchNorm is in eval mode"
-_WRAPPED = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DataParallel", "DeepSpeedEngine")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Facts:
     unreached: tuple[str, ...]
     notes: tuple[str, ...]
     graph_bytes: float  # kept by one forward pass of the first batch
+    losses: tuple[float, ...]  # of every batch, at `point`
+    point: tuple[float, ...]
 
 
 class Objective:
@@ -102,8 +106,17 @@ class Objective:
         """Return the same objective as a function of some of its parameters only (names or glob patterns)."""
         part = copy.copy(self)
         part._chosen = chosen_parameters(self.model, parameters)
-        part._facts = None
+        facts, part._facts = self._facts, None
+        if facts is not None and set(part._chosen) <= set(facts.names) and facts.point == self.point():
+            chosen = part._chosen.items()
+            names, params = tuple(n for n, _ in chosen), tuple(p for _, p in chosen)
+            part._facts = replace(facts, names=names, params=params, unreached=())
         return part
+
+    def point(self) -> tuple[float, ...]:
+        """Where the parameters are: sums that tell one point from another, however they were moved."""
+        with torch.no_grad():
+            return tuple(float(p.detach().sum(dtype=torch.float64)) for p in self._chosen.values())
 
     @property
     def facts(self) -> Facts:
@@ -162,7 +175,9 @@ class Objective:
         """What a public call needs around its work: whatever happens inside, the user's things are restored."""
         with ExitStack() as stack:
             stack.enter_context(keep.same_random_state())
+            stack.callback(self.batches.close)
             stack.enter_context(keep.same_gradients(self.model))
+            stack.enter_context(keep.same_attributes(self.model))
             stack.enter_context(keep.in_mode(self.model, self.mode))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -173,6 +188,8 @@ class Objective:
         place = {**keep.copied_buffers(self.model), **(tensors or {})}
         with ExitStack() as stack:
             stack.enter_context(keep.replaced(self.model, place))
+            if repair.needed(self.model):
+                stack.enter_context(repair.Repaired())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the only attention with second derivatives
             if self.device.type == "cuda":
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # cuDNN's recurrent layers have none
@@ -183,7 +200,11 @@ class Objective:
                 for layer in recurrent_dropouts(self.model):
                     stack.callback(setattr, layer, "dropout", layer.dropout)
                     layer.dropout = 0.0
-            return self.loss(self.model, batch)
+            return self.loss(self.model, loose(batch))
+
+    def checked_loss(self, number: int, batch: Any, tensors: Mapping[int, Tensor] | None = None) -> Tensor:
+        """Return a batch's loss, refused unless it is one finite real number that depends on the parameters."""
+        return checked(self.batch_loss(number, batch, tensors), number)
 
     def value(self, tensors: Mapping[int, Tensor] | None = None) -> float:
         """Return L, inside a session, without a graph; summed in float64."""
@@ -196,7 +217,7 @@ class Objective:
         points = [p if tensors is None else tensors[id(p)] for p in self.params]
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         for i, (c, batch) in enumerate(zip(self.weights, self.batches, strict=True)):
-            grads = torch.autograd.grad(self.batch_loss(i, batch, tensors), points, materialize_grads=True)
+            grads = torch.autograd.grad(self.checked_loss(i, batch, tensors), points, materialize_grads=True)
             total.add_(self.join(grads), alpha=c)
         return total
 
@@ -208,31 +229,28 @@ class Objective:
         return {id(p): m for p, m in zip(self.params, moved, strict=True)}
 
     def _check(self) -> Facts:
-        """Evaluate the first batch's loss and gradient, twice, and say what is wrong or worth knowing."""
+        """Evaluate every batch's loss, the first one's twice and with its gradient, and say what is wrong."""
         self.batches.read()
-        batch = next(iter(self.batches))
         saved: dict[int, int] = {}
 
         def weigh(tensor: Tensor) -> Tensor:
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        before = [(p, p._version) for p in self.model.parameters()]
-        with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-            first = self._scalar(batch)
         chosen = list(self._chosen.values())
-        grads = torch.autograd.grad(first, chosen, allow_unused=True)
-        again = self._scalar(batch)
-        if any(p._version != version for p, version in before):
-            raise InvalidValue("Objective: the loss changes the model's parameters in place; it must only read them")
-        one, two = float(first.detach()), float(again.detach())
-        tolerance = 1e4 * torch.finfo(first.dtype).eps * max(abs(one), 1e-30)
-        if abs(one - two) > tolerance:
-            raise InvalidValue(
-                f"Objective: the loss differs between two calls on the same batch ({one:.9g}, then {two:.9g}): "
-                "something in it samples or keeps state; use dropout='fixed' to hold every mask, or make the layer "
-                "deterministic"
-            )
+        losses: list[float] = []
+        grads: tuple[Tensor | None, ...] = ()
+        first = 0.0
+        with keep.same_parameters(self.model):
+            for i, batch in enumerate(self.batches):
+                if i == 0:
+                    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+                        loss = self.checked_loss(0, batch)
+                    refuse_hidden_parameters(loss)
+                    first = float(loss.detach())
+                    grads = torch.autograd.grad(loss, chosen, allow_unused=True)
+                losses.append(float(self.checked_loss(i, batch).detach()))
+        refuse_change(0, first, losses[0], loss.dtype)
         reached = [(n, p) for (n, p), g in zip(self._chosen.items(), grads, strict=True) if g is not None]
         unreached = tuple(n for (n, _), g in zip(self._chosen.items(), grads, strict=True) if g is None)
         if not reached:
@@ -240,32 +258,8 @@ class Objective:
         for p in {id(p): p for _, p in reached}.values():
             saved.pop(p.untyped_storage().data_ptr(), None)
         names, params = zip(*reached, strict=True)
-        return Facts(names, params, unreached, tuple(self._notes(unreached)), float(sum(saved.values())))
-
-    def _scalar(self, batch: Any) -> Tensor:
-        """The first batch's loss, refused unless it is one finite real number that depends on the parameters."""
-        out = self.batch_loss(0, batch)
-        if not isinstance(out, Tensor):
-            has = " (it has a .loss: return that)" if isinstance(getattr(out, "loss", None), Tensor) else ""
-            raise InvalidValue(
-                f"Objective: loss returned a {type(out).__name__}{has}; a scalar tensor is needed, not .item()"
-            )
-        if out.numel() != 1 or out.is_complex():
-            raise InvalidValue(
-                f"Objective: loss returned a tensor of shape {tuple(out.shape)}; a scalar is needed: take .mean() "
-                "over the batch, or .sum() with reduction='sum'"
-            )
-        if not bool(out.isfinite()):
-            raise InvalidValue(
-                f"Objective: the loss is {float(out.detach())}, not finite, on the first batch; measure where it is "
-                "finite"
-            )
-        if not out.requires_grad:
-            raise InvalidValue(
-                "Objective: the loss does not depend on the trainable parameters; look for detach(), item() or "
-                "no_grad() in it"
-            )
-        return out.reshape(())
+        notes, weight = tuple(self._notes(unreached)), float(sum(saved.values()))
+        return Facts(names, params, unreached, notes, weight, tuple(losses), self.point())
 
     def _notes(self, unreached: tuple[str, ...]) -> Iterator[str]:
         if unreached:
@@ -283,50 +277,44 @@ class Objective:
             yield f"dropout held at one mask a batch (seed {self.seed})"
         elif self.mode == "train" and (self._no_dropout.met or drops):
             yield "dropout switched off"
+        if (drawn := subset_note(self.batches.source)) is not None:
+            yield drawn
 
 
-def refuse_wrapped(model: nn.Module) -> None:
-    """Raise Unsupported for modules whose parameters are spread over processes."""
-    kinds = {cls.__name__ for module in model.modules() for cls in type(module).__mro__}
-    if found := [name for name in _WRAPPED if name in kinds]:
-        raise Unsupported(
-            f"Objective: {found[0]} is not supported: its products need communication between processes; pass the "
-            "plain module (model.module for DDP) on one process"
-        )
-    if any(type(p).__name__ == "DTensor" or type(p.data).__name__ == "DTensor" for p in model.parameters()):
-        raise Unsupported("Objective: the parameters are sharded (DTensor); pass the plain module on one process")
-
-
-def chosen_parameters(model: nn.Module, patterns: str | Sequence[str] | None) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters that match any of the names or glob patterns, tied ones once."""
-    every = dict(model.named_parameters(remove_duplicate=False))
-    trainable = {name: p for name, p in every.items() if p.requires_grad}
-    if not trainable:
+def checked(out: Any, number: int = 0) -> Tensor:
+    """Return a batch's loss as a scalar, refused unless it is one finite real number that depends on the parameters."""
+    where = "on the first batch" if number == 0 else f"on batch {number} (counted from 0)"
+    if not isinstance(out, Tensor):
+        has = " (it has a .loss: return that)" if isinstance(getattr(out, "loss", None), Tensor) else ""
         raise InvalidValue(
-            "Objective: the model has no trainable parameters; set requires_grad on those to be measured"
+            f"Objective: loss returned a {type(out).__name__}{has} {where}; a scalar tensor is needed, not .item()"
         )
-    wanted = trainable
-    if patterns is not None:
-        wanted = {}
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            hits = {n: p for n, p in every.items() if fnmatch.fnmatchcase(n, pattern)}
-            if not hits:
-                raise UnknownName.among("Objective: parameter", pattern, every)
-            wanted.update({n: p for n, p in hits.items() if p.requires_grad})
-        wanted = {n: p for n, p in trainable.items() if n in wanted}
-        if not wanted:
-            raise InvalidValue(
-                "Objective: all the parameters asked for are frozen; set requires_grad on those to be measured"
-            )
-    once = {id(p): (n, p) for n, p in reversed(wanted.items())}
-    single = {n: p for n, p in wanted.items() if once[id(p)][0] == n}
-    if len({p.device for p in single.values()}) > 1:
-        raise Unsupported(
-            "Objective: the parameters lie on several devices; move the model to one, or choose parameters="
+    if out.numel() != 1 or out.is_complex():
+        raise InvalidValue(
+            f"Objective: loss returned a tensor of shape {tuple(out.shape)} {where}; a scalar is needed: take .mean() "
+            "over the batch, or .sum() with reduction='sum'"
         )
-    if any(p.is_complex() for p in single.values()):
-        raise Unsupported("Objective: complex parameters are not supported; train torch.view_as_real(p) instead")
-    return single
+    if not bool(out.isfinite()):
+        raise InvalidValue(
+            f"Objective: the loss is {float(out.detach())}, not finite, {where}; measure where it is finite, and look "
+            "for inputs that are not"
+        )
+    if torch.is_grad_enabled() and not out.requires_grad:
+        raise InvalidValue(
+            f"Objective: the loss does not depend on the trainable parameters {where}; look for detach(), item() or "
+            "no_grad() in it"
+        )
+    return out.reshape(())
+
+
+def refuse_change(number: int, one: float, two: float, dtype: torch.dtype) -> None:
+    """Raise InvalidValue when two calls of the loss on the same batch differ by more than sums in another order may."""
+    if abs(one - two) > SAME * torch.finfo(dtype).eps * max(abs(one), 1e-30):
+        raise InvalidValue(
+            f"Objective: the loss differs between two calls on the same batch, number {number} ({one:.9g}, then "
+            f"{two:.9g}): something in it samples or keeps state; use dropout='fixed' to hold every mask, or make the "
+            "layer deterministic"
+        )
 
 
 def announce(message: str) -> None:

@@ -1,0 +1,46 @@
+"""What an autograd graph tells before it is differentiated twice: dead ends, custom functions, hidden parameters."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.errors import Unsupported
+
+
+def refuse_dead_ends(outputs: Sequence[Tensor]) -> None:
+    """Raise RuntimeError if a graph of first derivatives holds a node that may not be differentiated again.
+
+    torch connects such nodes (once_differentiable) to nothing: asked for chosen inputs, its engine passes them by and
+    returns a Hessian without them, in silence.
+    """
+    if any("Error" in node.name() or "NotImplemented" in node.name() for node in graph_of(outputs)):
+        raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
+
+
+def custom_functions(loss: Tensor) -> set[str]:
+    """The names of the user's own autograd functions in a loss's graph."""
+    kind = torch.autograd.function.BackwardCFunction
+    return {type(node).__name__.removesuffix("Backward") for node in graph_of([loss]) if isinstance(node, kind)}
+
+
+def graph_of(outputs: Sequence[Tensor]) -> Iterator[Any]:
+    """Every node of the graph behind some tensors, once."""
+    seen, left = set(), [out.grad_fn for out in outputs]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        left += [following for following, _ in node.next_functions]
+
+
+def refuse_hidden_parameters(loss: Tensor) -> None:
+    """Raise Unsupported for reentrant checkpoints: the parameters inside are not reached, as if they were unused."""
+    if "CheckpointFunction" in custom_functions(loss):
+        raise Unsupported(
+            "Objective: reentrant activation checkpointing hides the parameters inside it; use use_reentrant=False, or "
+            "switch checkpointing off while measuring"
+        )
