@@ -119,7 +119,7 @@ def by_hand(model: Quadratic, unit: Tensor, lr: Tensor, beta: Tensor, decay: Ten
 def test_adamw_groups_against_a_matrix_by_hand(betas: Any, decays: Any, lrs: Any) -> None:
     model, objective = problem(1)
     names = ("params", "betas", "weight_decay", "lr")
-    groups = [dict(zip(names, values, strict=True)) for values in zip((model.a, model.b), betas, decays, lrs)]
+    groups = [dict(zip(names, values, strict=True)) for values in zip((model.a, model.b), betas, decays, lrs, strict=True)]
     adamw = torch.optim.AdamW(groups, eps=1e-12)
     squares = torch.rand(7, generator=torch.Generator().manual_seed(3), dtype=F64) + 0.1
     for p, v in zip((model.a, model.b), squares.split([3, 4]), strict=True):

@@ -1,6 +1,8 @@
 """Advice: what an optimizer will do on a model, as numbers with intervals, reasons and the checks that were run."""
 
+from eigenstep.advice.diagnose import diagnose
+from eigenstep.advice.diagnosis import Diagnosis
 from eigenstep.advice.limit import Limit, limit_now
-from eigenstep.curvature import Objective
+from eigenstep.curvature import Objective  # handed on: training imports advice alone
 
-__all__ = ["Limit", "Objective", "limit_now"]
+__all__ = ["Diagnosis", "Limit", "Objective", "diagnose", "limit_now"]

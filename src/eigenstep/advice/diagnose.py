@@ -1,0 +1,355 @@
+"""`diagnose`: what this optimizer will do on this model, in a sentence, with everything that the sentence rests on."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.advice.diagnosis import Diagnosis
+from eigenstep.advice.direction import direction_of
+from eigenstep.advice.edge import Edge, edge_of
+from eigenstep.advice.limit import Limit, limit_now, ratio_alone
+from eigenstep.advice.slow import Slowness, one_rule, slowness
+from eigenstep.advice.spread import Spread, first_batches, spread_of
+from eigenstep.advice.verdict import DEAD_FROM, Facts, code_of, sentence_of
+from eigenstep.advice.whatif import Change, what_if
+from eigenstep.bridge import rule_of
+from eigenstep.curvature import Measurement, Objective, measure, shares
+from eigenstep.curvature import vectors as vec
+from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.rules import LinearRule
+
+Watch = Callable[[int, int, str], None]
+_STAGES = ("loss and gradient", "the limit", "the slow directions", "negative curvature", "layers", "mini-batches")
+_LAYERS = 8  # the layers with the largest shares are measured alone
+_PROBES, _STEPS = 2, 40
+_LOWEST = 60  # products for the most negative eigenvalue, to a tenth
+
+
+def diagnose(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    train: Any = None,
+    clip: float | None = None,
+    horizon: int = 1000,
+    batches: int = 8,
+    quick: bool = False,
+    tol: float = 0.01,
+    seed: int = 0,
+    progress: Watch | None = None,
+) -> Diagnosis:
+    """Return what an optimizer, as it stands, will do on an objective, as it stands; nothing is changed.
+
+    The stability ratio with its interval, where its direction lies and why, how slow the slow directions are within
+    `horizon` updates, negative curvature, the spread over `batches` mini-batches of `train` (a loader; by default the
+    objective's own batches), what a change would do, and a verdict in words. clip: the max_norm of
+    torch.nn.utils.clip_grad_norm_, if you clip. quick: eigenvalues by residual only. An optimizer without a linear
+    limit (Lion, Muon, your own) is judged by one real step instead, see `critical_sharpness`. progress: called with
+    (stage, stages, words).
+
+    Local, quasi-static, on all the objective's data; a preconditioner is frozen. Raises InvalidValue for an optimizer
+    that does not hold the objective's parameters, and for a loader that cannot be replayed.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> objective = Objective(model, lambda model, x: (model(x) ** 2).mean(), torch.eye(2))
+    >>> found = diagnose(objective, torch.optim.SGD(model.parameters(), lr=6.0))
+    >>> found.verdict, round(found.ratio, 3)
+    ('unstable', 3.0)
+    """
+    if clip is not None and not (math.isfinite(clip) and clip > 0):
+        raise InvalidValue(f"diagnose: clip={clip} must be positive and finite, the max_norm of clip_grad_norm_")
+    if not isinstance(horizon, int) or horizon < 1:
+        raise InvalidValue(f"diagnose: horizon={horizon!r} must be a whole number of updates, at least 1")
+    began = time.perf_counter()
+    tell = progress or (lambda stage, stages, words: None)
+    minis = _mini_batches(objective, train, batches)
+    with objective.session():
+        tell(0, len(_STAGES), _STAGES[0])
+        if (loss := _not_finite(objective)) is not None:
+            return Diagnosis.diverged(loss, seconds=time.perf_counter() - began)
+        found = _Work(objective, optimizer, clip, horizon, quick, tol, seed, minis, tell)
+        return found.diagnosis(began)
+
+
+@dataclass(eq=False)
+class _Work:
+    """One diagnosis under way: each part measured once, in the order in which the parts need each other."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    clip: float | None
+    horizon: int
+    quick: bool
+    tol: float
+    seed: int
+    minis: list[Any]
+    tell: Watch
+    reasons: dict[str, str] = field(default_factory=dict)
+    products: int = 0
+
+    def __post_init__(self) -> None:
+        """The gradient and the loss, which everything else is compared with."""
+        self.gradient, self.loss = self.objective.gradient(), self.objective.value()
+
+    def diagnosis(self, began: float) -> Diagnosis:
+        """Measure everything and put it together."""
+        silent, curves = self._silent()
+        linear = self._linear()
+        dead = silent >= DEAD_FROM and not curves
+        edge = limit = None
+        if linear is None and not dead:
+            self.tell(1, len(_STAGES), _STAGES[1])
+            edge = edge_of(self.objective, self.optimizer)
+            limit = limit_now(
+                self.objective, self.optimizer, quick=self.quick, tol=self.tol, seed=self.seed, alone=True
+            )
+            self.products += limit.products
+        else:
+            self.reasons["ratio"] = linear or "neither gradient nor curvature reaches most of the parameters"
+        self.tell(3, len(_STAGES), _STAGES[3])
+        lowest = None if dead else self._lowest()
+        slow = spread = direction = critical = None
+        changes: list[Change] = []
+        alone: dict[str, float] = {}
+        if edge is not None and limit is not None:
+            slow, changes = self._slow(edge, limit)
+            if limit.edge.values[0] > 0:
+                direction = direction_of(self.objective, edge, limit, self.gradient)
+                self.tell(4, len(_STAGES), _STAGES[4])
+                alone = self._layers(edge, direction.shares)
+                self.tell(5, len(_STAGES), _STAGES[5])
+                spread = self._spread(edge, limit)
+        elif not dead:
+            from eigenstep.advice.critical import critical_sharpness
+
+            critical = critical_sharpness(self.objective, self.optimizer)
+        named = direction.shares if direction is not None else ({} if dead else self._plain_shares())
+        facts = self._facts(edge, limit, slow, lowest, spread, silent, curves)
+        code = "one-step" if critical is not None else code_of(facts)
+        if critical is not None:
+            sentence = self._one_step(critical.value, critical.lr)
+        else:
+            lr, edge_lr = (limit.lr, limit.max_stable_lr) if limit is not None else (0.0, 0.0)
+            sentence = sentence_of(code, facts, lr, edge_lr)
+        return Diagnosis(
+            verdict=code,
+            sentence=sentence,
+            loss=self.loss,
+            ratio=None if limit is None else limit.ratio,
+            interval=None if limit is None else limit.interval,
+            max_stable_lr=None if limit is None else limit.max_stable_lr,
+            lr=None if limit is None else limit.lr,
+            limit=limit,
+            scale=None if edge is None else one_rule(edge),
+            direction=direction,
+            shares=named,
+            layers=alone,
+            slow=slow,
+            lowest=lowest,
+            spread=spread,
+            clip=facts.clip,
+            critical=critical,
+            changes=tuple(changes),
+            silent=silent,
+            facts=facts,
+            notes=tuple(self._notes(limit, facts, spread)),
+            reasons={**({} if limit is None else limit.reasons), **self.reasons},
+            products=self.products,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _linear(self) -> str | None:
+        """Why the optimizer has no linear limit; None if it has one."""
+        try:
+            groups = rule_of(self.optimizer)
+        except Unsupported as error:
+            return str(error)
+        odd = next((group.rule.name for group in groups if not isinstance(group.rule, LinearRule)), None)
+        return f"{odd} keeps only signs, so that its step is not linear in any unit" if odd else None
+
+    def _silent(self) -> tuple[float, bool]:
+        """The share of coordinates in parameters without any gradient, and whether curvature reaches those."""
+        parts = self.objective.named(self.gradient)
+        names = [name for name, part in parts.items() if not bool(part.any())]
+        share = sum(parts[name].numel() for name in names) / self.objective.size
+        if share < DEAD_FROM:
+            return share, False
+        part = self.objective.subset(names)
+        found = measure(part, which="magnitude", quick=True, tol=0.1, seed=self.seed, max_products=_LOWEST)
+        self._count(found)
+        return share, abs(float(found.values[0])) > 0
+
+    def _lowest(self) -> Measurement:
+        found = measure(
+            self.objective, which="smallest", quick=True, tol=0.1, seed=self.seed, max_products=_LOWEST, vectors=True
+        )
+        self._count(found)
+        return found
+
+    def _slow(self, edge: Edge, limit: Limit) -> tuple[Slowness | None, list[Change]]:
+        """How slow the slow directions are, and the table of changes: both need one rule for all groups."""
+        scale, top = one_rule(edge), float(limit.edge.values[0])
+        if scale is None or not edge.moving:
+            why = "lr = 0" if not edge.moving else "the groups run different rules, so that no one rate describes them"
+            self.reasons |= {"slow": why, "what_if": why}
+            return None, []
+        self.tell(2, len(_STAGES), _STAGES[2])
+        decay = [
+            p.detach() * (0.0 if seat.rule.decoupled else float(seat.rule.weight_decay))
+            for p, seat in zip(self.objective.params, edge.seats, strict=True)
+        ]
+        found = slowness(
+            self.objective,
+            edge,
+            scale,
+            self.gradient + self.objective.join(decay),
+            horizon=self.horizon,
+            loss=self.loss,
+            top=top,
+            probes=_PROBES,
+            steps=_STEPS // 2 if self.quick else _STEPS,
+            seed=self.seed,
+        )
+        self.products += found.products
+        return found, what_if(self.objective, limit, scale, found.middle, top, seed=self.seed)
+
+    def _layers(self, edge: Edge, named: Mapping[str, float]) -> dict[str, float]:
+        """The ratio of each module alone, for those in which most of the sharp direction lies."""
+        blocks: dict[str, list[str]] = {}
+        for name in named:
+            blocks.setdefault(name.rpartition(".")[0], []).append(name)
+        ordered = sorted(blocks, key=lambda block: -sum(named[name] for name in blocks[block]))
+        if len(ordered) == 1:
+            return {}
+        if len(ordered) > _LAYERS:
+            self.reasons["layers"] = f"the {_LAYERS} layers with the largest shares, of {len(ordered)}"
+        options = {"quick": True, "tol": 0.05, "seed": self.seed}
+        lrs = {seat.name: seat.lr for seat in edge.seats}
+        moving = [block for block in ordered[:_LAYERS] if any(lrs[name] > 0 for name in blocks[block])]
+        return {block: ratio_alone(self.objective, self.optimizer, blocks[block], **options) for block in moving}
+
+    def _spread(self, edge: Edge, limit: Limit) -> Spread | None:
+        if len(self.minis) < 2:
+            self.reasons["spread"] = "the data is a single batch; give train=, your loader of mini-batches"
+            return None
+        vectors = limit.edge.vectors
+        assert vectors is not None  # limit_now keeps them
+        found = spread_of(self.objective, edge, self.minis, vectors[0], tol=0.05, seed=self.seed)
+        self.products += found.products
+        return found
+
+    def _plain_shares(self) -> dict[str, float]:
+        found = measure(self.objective, quick=True, seed=self.seed, vectors=True)
+        self._count(found)
+        assert found.directions is not None  # vectors=True
+        named = shares(self.objective, found.directions[0])
+        return dict(sorted(named.items(), key=lambda item: -item[1]))
+
+    def _facts(
+        self,
+        edge: Edge | None,
+        limit: Limit | None,
+        slow: Slowness | None,
+        lowest: Measurement | None,
+        spread: Spread | None,
+        silent: float,
+        curves: bool,
+    ) -> Facts:
+        clip = None
+        if self.clip is not None:
+            length = spread.gradient_norm if spread is not None else vec.norm(self.gradient)
+            clip = min(1.0, self.clip / length) if length > 0 else 1.0
+        if edge is None or limit is None:
+            return Facts(silent=silent, silent_curves=curves, clip=clip, horizon=self.horizon)
+        low, high = limit.interval or (0.0, 0.0)
+        sharp = limit.sharpness or 0.0
+        bottom = None if lowest is None else float(lowest.values[0])
+        if bottom is not None:
+            bottom = bottom / sharp if sharp > 0 else -math.inf if bottom < 0 else 0.0
+        return Facts(
+            ratio=limit.ratio,
+            low=low,
+            high=high,
+            moving=edge.moving,
+            adaptive=edge.adaptive,
+            only_grows=all(rule.unit_only_grows for rule in edge.rules),
+            young=edge.adaptive and (limit.fresh or limit.early),
+            memory=any(rule.buffer_names for rule in edge.rules),
+            pull=max(seat.lr * seat.response.pull for seat in edge.seats),
+            progress=None if slow is None else slow.progress,
+            possible=None if slow is None else slow.possible,
+            left=self._left(),
+            lowest=bottom,
+            silent=silent,
+            silent_curves=curves,
+            clip=clip,
+            batch_high=None if spread is None else spread.high,
+            batch_times=None if spread is None else spread.times,
+            horizon=self.horizon,
+        )
+
+    def _left(self) -> float | None:
+        """The loss over that of the same model with all measured parameters at zero; None where that says nothing."""
+        nothing = self.objective.value({id(p): torch.zeros_like(p) for p in self.objective.params})
+        return self.loss / nothing if math.isfinite(nothing) and nothing > 0 else None
+
+    def _one_step(self, value: float, times: float) -> str:
+        name = type(self.optimizer).__name__
+        return (
+            f"{name} has no linear limit, so it was judged by one real step: the loss rises once that step is made "
+            f"{times:.3g} times as long (critical sharpness {value:.3g}). A one-step quantity: it says nothing of the "
+            "steps after."
+        )
+
+    def _notes(self, limit: Limit | None, facts: Facts, spread: Spread | None) -> list[str]:
+        notes = list(limit.notes if limit is not None else self.objective.notes)
+        if spread is not None:
+            notes.append(
+                f"the ratio on {len(spread.ratios)} mini-batches runs from {spread.low:.3g} to {spread.high:.3g}; "
+                "noise lowers the true edge"
+            )
+        else:
+            notes.append("mini-batch noise lowers the true edge; its size was not measured")
+        if self.clip is None:
+            notes.append("gradient clipping is not taken into account: give clip= if you clip")
+        elif facts.clip is not None:
+            how = f"clipping at {self.clip:g} shortens the update to {facts.clip:.0%} here"
+            notes.append(how + (", and the unit with it: the limit does not count it" if facts.adaptive else ""))
+        notes.append(
+            "loss scaling is not taken into account: gradients are the loss's own, as an unscaled step sees them"
+        )
+        if any("initial_lr" in group for group in self.optimizer.param_groups):
+            notes.append("an lr schedule is attached: this is the lr of now, not of the rest of the run")
+        return notes
+
+    def _count(self, found: Measurement) -> None:
+        if found.provenance["interrupted"]:
+            raise KeyboardInterrupt
+        self.products += int(found.provenance["products"])
+
+
+def _mini_batches(objective: Objective, train: Any, count: int) -> list[Any]:
+    """Some mini-batches of the loader, or the objective's own where it has several."""
+    if count < 1:
+        return []
+    if train is not None:
+        return first_batches(train, count)
+    return [] if objective.batches.one else first_batches(objective.batches.source, count)
+
+
+def _not_finite(objective: Objective) -> float | None:
+    """The loss if it, or a parameter, is not finite; None otherwise. Anything else is left to the objective's check."""
+    with torch.no_grad():
+        for p in objective.model.parameters():
+            if not bool(p.isfinite().all()):
+                return math.nan
+        for i, batch in enumerate(objective.batches):
+            out = objective.batch_loss(i, batch)
+            if isinstance(out, Tensor) and out.numel() == 1 and not bool(out.isfinite()):
+                return float(out)
+    return None

@@ -1,0 +1,149 @@
+"""The plain verdict: one code and one sentence from the facts, each threshold with its reason."""
+
+from dataclasses import dataclass
+
+VERDICTS = {
+    "safe": "below the edge, and moving",
+    "edge": "at the edge of stability: normal late in training",
+    "unstable": "above the edge: it leaves",
+    "adapts": "above the frozen limit of a preconditioner that moves: not a prediction of divergence",
+    "warm-up": "above the edge while second moments are young: a warm-up is needed",
+    "crawling": "far below the edge, and slow for that reason",
+    "saddle": "the gradient has nothing to offer, the curvature goes down",
+    "dead": "no gradient and no curvature reach most of the parameters",
+    "done": "nothing left to do",
+    "clipped": "above the edge, held by gradient clipping",
+    "noisy": "below the edge on all the data, above it on single mini-batches",
+    "waiting": "lr = 0: nothing moves yet",
+    "one-step": "no linear limit: judged by one real step",
+    "diverged": "the loss is not finite already",
+}
+
+# Full-batch runs at the edge of stability read .97 to 1.03 of the limit on average and stray by some hundredths a step
+# (theory, section 6); sharpness approaches from below, so that nine tenths is where it begins to be felt.
+EDGE_FROM, EDGE_TO = 0.9, 1.1
+# Gradient descent from a trained point stayed bounded up to twice the local limit, momentum to 1.1 times.
+FLATTER_TO = 2.0
+CRAWLING_BELOW = 0.05  # people train at a tenth of the limit and more
+SLOW = 0.5  # of what half the limit would bring within the horizon
+NOTHING_LEFT = 1e-3  # of the loss, within the horizon; or of the loss of a model without parameters
+STATIONARY = 1e-2  # the gradient's part of the loss within the horizon, below which negative curvature rules
+DOWNWARDS = 1e-2  # of the largest eigenvalue; below it negative curvature is noise of every trained network
+DEAD_FROM = 0.5  # of the coordinates
+NOISE = 2.0  # times between mini-batches
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the verdict rests on; see the fields' homes. None where it is not known.
+
+    ratio, low, high: the stability ratio and its interval. pull: the part of it that decoupled decay alone makes.
+    progress, possible: parts of the loss within the horizon, at this lr and at half the limit. left: the loss over that
+    of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. silent: the share
+    of coordinates in parameters without any gradient; silent_curves: whether curvature reaches those.
+    clip: the factor that clipping puts on the update. batch_high, batch_times: over mini-batches.
+    """
+
+    ratio: float | None = None
+    low: float = 0.0
+    high: float = 0.0
+    moving: bool = True
+    adaptive: bool = False
+    only_grows: bool = False
+    young: bool = False
+    memory: bool = False
+    pull: float = 0.0
+    progress: float | None = None
+    possible: float | None = None
+    left: float | None = None
+    lowest: float | None = None
+    silent: float = 0.0
+    silent_curves: bool = False
+    clip: float | None = None
+    batch_high: float | None = None
+    batch_times: float | None = None
+    horizon: int = 1000
+
+
+def code_of(f: Facts) -> str:
+    """Return the verdict's code; the first that applies, the gravest first.
+
+    >>> code_of(Facts(ratio=3.0, low=2.9, high=3.1)), code_of(Facts(ratio=1.0, low=0.99, high=1.01))
+    ('unstable', 'edge')
+    """
+    stationary = f.progress is not None and f.progress < STATIONARY
+    if f.silent >= DEAD_FROM:
+        return "saddle" if f.silent_curves else "dead"
+    downwards = f.lowest is not None and f.lowest < -DOWNWARDS
+    if stationary and downwards and not (f.left is not None and f.left < NOTHING_LEFT):
+        return "saddle"
+    if f.ratio is None:
+        return "waiting"
+    if f.low > EDGE_TO:
+        return _above(f)
+    if (f.left is not None and f.left < NOTHING_LEFT) or (f.possible is not None and f.possible < NOTHING_LEFT):
+        return "done"
+    if f.high >= EDGE_FROM:
+        return "edge"
+    if f.batch_high is not None and f.batch_high > EDGE_TO:
+        return "noisy"
+    slow = f.progress is None or f.possible is None or f.progress < SLOW * f.possible
+    if f.high < CRAWLING_BELOW and slow and not f.young:
+        return "crawling"
+    return "safe"
+
+
+def _above(f: Facts) -> str:
+    if f.pull > 1:
+        return "unstable"
+    if f.only_grows:
+        return "adapts"
+    if f.adaptive:
+        return "warm-up" if f.young else "adapts"
+    if f.clip is not None and f.clip * f.high < EDGE_TO:
+        return "clipped"
+    return "unstable"
+
+
+def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
+    """Return the verdict in words, with the numbers that it rests on."""
+    r = "" if f.ratio is None else f"{f.ratio:.3g}"
+    here = f"lr {lr:.3g} is {r} of the limit {limit:.3g}"
+    above = f"lr {lr:.3g} is {r} times the largest stable one, {limit:.3g}"
+    words = {
+        "safe": f"Stable: {here}.",
+        "edge": f"At the edge of stability: {here}. Late in training this is normal; at its start sharpness usually "
+        "rises, and a lower lr is safer.",
+        "unstable": f"Unstable: {above}." + _leaves(f),
+        "adapts": f"Above the frozen limit: {above} while the preconditioner stays as it is. It moves and makes room: "
+        "expect oscillation; this is no prediction of divergence.",
+        "warm-up": f"Needs a warm-up: with second moments this young, {above}. Begin there, and raise the lr while "
+        "sharpness falls.",
+        "crawling": f"Crawling: {here}; within {f.horizon:,} updates {_percent(f.progress)} of the loss goes, at half "
+        f"the limit it would be {_percent(f.possible)}.",
+        "saddle": "At a saddle: the gradient has almost nothing to offer while the curvature goes down. No lr mends "
+        "that; a perturbation or an unsymmetrical initialisation does.",
+        "dead": f"Dead: neither gradient nor curvature reaches {f.silent:.0%} of the parameters, so that the lr is "
+        "irrelevant. Look at the initialisation, the activations and the inputs.",
+        "done": "Nothing left to do: what the loss can still lose here is negligible; any stable lr will do.",
+        "clipped": f"Held by clipping: {above}, but clipping shortens the update to {_percent(f.clip)}. Where the "
+        "gradient becomes small it no longer does, and the optimizer leaves again.",
+        "noisy": f"Noisy: {here} on all the data, but of single mini-batches it is up to {f.batch_high or 0.0:.3g} "
+        "times the limit. The true edge lies lower.",
+        "waiting": f"Waiting: lr is 0, as at the start of a warm-up; it may rise to {limit:.3g}.",
+    }
+    return words[code]
+
+
+def _leaves(f: Facts) -> str:
+    if f.pull > 1:
+        return " Decoupled weight decay alone overshoots: lr * weight_decay is above 2."
+    if f.clip is not None and f.clip < 1:
+        return " Clipping does not shorten the update enough to hold it."
+    if not f.memory and f.ratio is not None and f.ratio < FLATTER_TO:
+        return " Gradient descent leaves this region, often for a flatter one; above twice the limit it diverges."
+    return " The loss will grow along the sharp direction; a brief excess may pass, a lasting one does not."
+
+
+def _percent(value: float | None) -> str:
+    return "an unknown part" if value is None else f"{value:.1%}"
