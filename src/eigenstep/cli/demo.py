@@ -1,6 +1,10 @@
-"""`eigenstep demo`, the main job: every predicted limit beside the one found by running, on real losses."""
+"""`eigenstep demo`, the main job: the article's table, then every predicted limit beside the one found by running."""
 
+import pickle
+import signal
 import time
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,47 +18,102 @@ if TYPE_CHECKING:
 LOSSES = ("breast-cancer", "diabetes", "digits")
 
 
+# A section computes, prints its tables unless told to be quiet, and saves its figures into the folder; it returns
+# what goes under its name in results.json, and the files.
+Section = Callable[[Path, bool], tuple[dict[str, Any], list[Path]]]
+
+
 @click.command()
 @common.out_option("results/demo")
 @common.json_option
 def command(out: Path, as_json: bool) -> None:
-    """The main job: predicted beside measured limits on three real losses; under a minute.
+    """The main job: the article's table, then predicted beside measured limits on three real losses; under a minute.
 
     For each loss, at its minimum: the exact spectrum, and the largest stable lr of seven methods, predicted and found
     by running them on the loss itself and bisecting; and how far plain Adam stays from the minimum.
     """
-    from eigenstep import draw
-    from eigenstep.problems import problem_named
     from eigenstep.spectrum import write_envelope
-    from eigenstep.verify import check_problem
-    from eigenstep.verify.figure import limits_figure
 
-    began = time.perf_counter()
     where = common.folder(out)
-    checks, files = [], []
+    content: dict[str, Any] = {}
+    files: list[Path] = []
+    began = time.perf_counter()
     with common.one_thread():
-        for name in LOSSES:
-            with common.progress(name) as progress:
-                checks.append(check_problem(problem_named(name), progress))
-            files.append(draw.save(limits_figure(checks[-1]), where, f"limits-{name}")[0])
+        for name, section in SECTIONS.items():
+            started = time.perf_counter()
+            found, written = section(where, as_json)
+            content[name] = {**found, "seconds": round(time.perf_counter() - started, 1)}
+            files += written
             if not as_json:
-                _show(checks[-1])
+                common.say()
     seconds = time.perf_counter() - began
-    limits = [limit for check in checks for limit in check.limits]
-    content: dict[str, Any] = {
-        "losses": [check.as_dict() for check in checks],
-        "largest_difference": _largest(limits),
-        "met": all(limit.met for limit in limits),
-        "seconds": round(seconds, 1),
-        "figures": [str(file) for file in files],
-    }
-    files.append(where / "results.json")
-    write_envelope(files[-1], "demo", common.jsonable(content))
+    content |= {"seconds": round(seconds, 1), "figures": [str(file) for file in files]}
+    results = where / "results.json"
+    write_envelope(results, "demo", common.jsonable(content))
     if as_json:
         common.print_json("demo", content)
         return
-    common.say(_summary(limits))
-    common.say(f"{seconds:.0f} s. Written: {', '.join(map(str, files))} (the figures as SVG too)")
+    common.say(f"{seconds:.0f} s. Written: {', '.join(map(str, [results, *files]))} (the figures as SVG too)")
+
+
+def _article(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
+    """The article's experiments: counts printed, measured and predicted; every optimiser tuned alike."""
+    from eigenstep.article.experiments import run_experiments
+    from eigenstep.article.tuned import tune_alike
+    from eigenstep.cli import article
+
+    with common.progress("the article's runs") as progress:
+        outcomes = run_experiments(progress)
+    with common.progress("tuned alike") as progress:
+        tuned = tune_alike(progress)
+    if not quiet:
+        article.show(outcomes, tuned)
+    return article.as_dict(outcomes, tuned), []
+
+
+def _losses(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
+    """Three real losses: the largest stable lr of seven methods, predicted and measured; plain Adam's orbit."""
+    checks: list[ProblemCheck] = []
+    # One process a core: every step is too small for threads to share. The longest one begins first.
+    with common.progress("three losses") as progress, get_context("spawn").Pool(2, _begin_worker) as pool:
+        pending = {name: pool.apply_async(_checked, (name, where)) for name in reversed(LOSSES)}
+        for name in LOSSES:
+            checks.append(pickle.loads(pending[name].get()))
+            progress(len(checks), len(LOSSES))
+            if not quiet:
+                _show(checks[-1])
+    limits = [limit for check in checks for limit in check.limits]
+    if not quiet:
+        common.say(_summary(limits))
+    found = {
+        "losses": [check.as_dict() for check in checks],
+        "largest_difference": _largest(limits),
+        "met": all(limit.met for limit in limits),
+    }
+    return found, [where / f"limits-{name}.png" for name in LOSSES]
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, which ends its workers, and work in one thread."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _checked(name: str, where: Path) -> bytes:
+    """Check one loss and save its figure; the result pickled here, since torch would pass tensors by shared memory."""
+    from eigenstep import draw
+    from eigenstep.problems import problem_named
+    from eigenstep.verify import check_problem
+    from eigenstep.verify.figure import limits_figure
+
+    check = check_problem(problem_named(name))
+    draw.save(limits_figure(check), where, f"limits-{name}")
+    return pickle.dumps(check)
+
+
+SECTIONS: dict[str, Section] = {"article": _article, "limits": _losses}
 
 
 def _show(check: "ProblemCheck") -> None:
