@@ -61,7 +61,7 @@ def command(
     from eigenstep.errors import InvalidValue
 
     folder = common.folder(out)
-    objective, optimizer = user.load(target)
+    objective, optimizer, _ = user.load(target)
     if preconditioned and optimizer is None:
         raise InvalidValue(f"--preconditioned needs an optimizer; let {target} return (Objective, optimizer)")
     settings: dict[str, Any] = {"seed": seed, "optimizer": optimizer if preconditioned else None}

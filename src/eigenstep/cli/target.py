@@ -4,7 +4,7 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eigenstep.errors import BadFile, EigenstepError, InvalidValue, UnknownName
 
@@ -13,11 +13,19 @@ if TYPE_CHECKING:
 
     from eigenstep.curvature import Objective
 
-_SHAPE = "an Objective, or a tuple of an Objective and an optimizer"
+_SHAPE = "an Objective, or a tuple of an Objective, an optimizer and, if there is one, a train loader"
 
 
-def load(target: str) -> "tuple[Objective, torch.optim.Optimizer | None]":
-    """Call FUNCTION of FILE.py, and return the Objective and the optimizer (None if there is none) that it gives.
+class Target(NamedTuple):
+    """What the user's function gave: the optimizer and the stream of mini-batches are None where it gave none."""
+
+    objective: "Objective"
+    optimizer: "torch.optim.Optimizer | None"
+    train: Any
+
+
+def load(target: str) -> Target:
+    """Call FUNCTION of FILE.py, and return the Objective, the optimizer and the train loader that it gives.
 
     Raises BadFile, UnknownName or InvalidValue, in one line, when the file, the function or what it returns will not
     do, or when its code raises.
@@ -31,14 +39,24 @@ def load(target: str) -> "tuple[Objective, torch.optim.Optimizer | None]":
         raise InvalidValue(f"{target!r} must be FILE.py:FUNCTION, for example train.py:objective")
     returned = _call(_module(Path(file)), name, file)
     parts = returned if isinstance(returned, tuple) else (returned,)
-    objective, optimizer = parts[0], parts[1] if len(parts) > 1 else None
+    objective, optimizer, train = (*parts, None, None)[:3]
     if not isinstance(objective, Objective):
         raise InvalidValue(f"{target} returned {type(objective).__name__}; it must return {_SHAPE}")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise InvalidValue(
             f"{target} returned {type(optimizer).__name__} beside the Objective; it must return {_SHAPE}"
         )
-    return objective, optimizer
+    if len(parts) > 3:
+        raise InvalidValue(f"{target} returned {len(parts)} things; it must return {_SHAPE}")
+    return Target(objective, optimizer, train)
+
+
+def load_with_optimizer(target: str) -> "tuple[Objective, torch.optim.Optimizer, Any]":
+    """Return what `load` does, of a function that gives an optimizer. Raises InvalidValue if it gives none."""
+    found = load(target)
+    if found.optimizer is None:
+        raise InvalidValue(f"{target} returned no optimizer; let it return (Objective, optimizer)")
+    return found.objective, found.optimizer, found.train
 
 
 def _module(path: Path) -> Any:

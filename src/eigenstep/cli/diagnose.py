@@ -1,0 +1,97 @@
+"""`eigenstep diagnose`: what your own optimizer will do on your own model, with the evidence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from eigenstep.cli import common
+
+if TYPE_CHECKING:
+    from eigenstep.advice.diagnose import Watch
+    from eigenstep.advice.diagnosis import Diagnosis
+
+UNSTABLE = 3  # the exit code on which a script can gate
+
+
+@click.command()
+@click.argument("target", metavar="FILE.py:FUNCTION")
+@click.option("--clip", type=common.number, help="The max_norm that you clip gradients to, if you do.")
+@click.option("--horizon", type=int, default=1000, show_default=True, help="Updates of the run that is judged.")
+@click.option("--batches", type=int, default=8, show_default=True, help="Mini-batches over which the ratio is spread.")
+@click.option("--tol", type=common.number, default=1e-2, show_default=True, help="Relative residual to reach.")
+@click.option("--quick", is_flag=True, help="Residuals only: do not confirm that the eigenvalue is the largest one.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random starts.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write one self-contained page.")
+@common.json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    target: str,
+    clip: float | None,
+    horizon: int,
+    batches: int,
+    tol: float,
+    quick: bool,
+    seed: int,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    r"""What your optimizer will do on your model, as both stand, from FUNCTION of FILE.py.
+
+    FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there is one, a train loader. The
+    exit code is 0; 2 for bad input; 3 if the verdict is that it is unstable, or has diverged already.
+
+    \b
+    eigenstep diagnose examples/digits_mlp.py:objective
+    eigenstep diagnose train.py:objective --clip 1.0 --report report.html
+    """
+    from eigenstep.advice import diagnose
+    from eigenstep.advice.report import diagnosis_page
+    from eigenstep.cli import target as user
+
+    objective, optimizer, train = user.load_with_optimizer(target)
+    options = {"clip": clip, "horizon": horizon, "batches": batches, "tol": tol, "quick": quick, "seed": seed}
+    with _stages() as watch:
+        found = diagnose(objective, optimizer, train=train, progress=watch, **options)  # type: ignore[arg-type]
+    if report is not None:
+        diagnosis_page(found, target).write(report)
+    if as_json:
+        common.print_json("diagnosis", found.as_dict())
+    else:
+        _show(found)
+        if report is not None:
+            common.say(f"in {report}")
+    if found.failing:
+        ctx.exit(UNSTABLE)
+
+
+def _show(found: "Diagnosis") -> None:
+    """Print the sentence, the numbers, the table of changes, the notes."""
+    from eigenstep.advice.diagnosis import CHANGE_COLUMNS
+
+    common.say(found.sentence)
+    common.say(f"({found.assumption})")
+    common.say()
+    common.table("", ("", ""), found.rows())
+    if found.changes:
+        common.say()
+        common.table("What a change would do", CHANGE_COLUMNS, found.change_rows())
+    common.say()
+    for note in found.notes:
+        common.say(f"note: {note}")
+    for name, reason in found.reasons.items():
+        common.say(f"not given, {name.replace('_', ' ')}: {reason}")
+
+
+@contextmanager
+def _stages() -> "Iterator[Watch]":
+    """Show which part is being measured: a changing line on a terminal, one line a part elsewhere, on stderr."""
+    out = common.console(stderr=True)
+    if out.is_terminal:
+        with out.status("diagnosing") as status:
+            yield lambda stage, stages, words: status.update(f"{stage + 1}/{stages} {words}")
+        return
+    yield lambda stage, stages, words: out.print(f"{stage + 1}/{stages} {words}")
