@@ -146,7 +146,7 @@ def tuned_alike(results: Results) -> "Figure":
     figure, (ax,) = draw.panels(width=5.6, height=3.1)
     chosen = [(c, t) for c, t in zip(CONTENDERS, results.tuned, strict=True) if not c.fixed]
     for (contender, best), color in zip(chosen, draw.PALETTE, strict=False):
-        lr = torch.logspace(-3, -1, 601, dtype=torch.float64)
+        lr = torch.logspace(-3, -1, 401, dtype=torch.float64)
         draw.curve(settled_counts(contender.rule, lr, 2000), lr, ax, color=color, label=f"{best.name}: {best.measured}")
         ax.lines[-1].set_linewidth(0.9)
         if best.measured is not None:

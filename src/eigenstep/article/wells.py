@@ -22,7 +22,7 @@ class Shares:
     flat: Tensor
 
 
-def well_shares(well: DoubleWell, lr: Tensor, *, starts: int = 400, updates: int = 4_000) -> Shares:
+def well_shares(well: DoubleWell, lr: Tensor, *, starts: int = 400, updates: int = 2_000) -> Shares:
     """Run gradient descent from evenly spaced starts at each lr (k,), and see in which well it settles.
 
     >>> shares = well_shares(DoubleWell(), torch.tensor([0.01, 0.03]).double(), starts=20, updates=500)

@@ -153,7 +153,7 @@ def share_of_count(by: str) -> Measured:
 def share_in_sharp_well(lr: float) -> Measured:
     """The share of 400 starts from which gradient descent settles in a well of sharpness 100, beside one of 4."""
     lrs = torch.tensor([lr, 0.018], dtype=torch.float64)
-    shares = well_shares(DoubleWell(flat=4.0, sharp=100.0), lrs)
+    shares = well_shares(DoubleWell(flat=4.0, sharp=100.0), lrs, updates=1500)
     share, below = shares.sharp.tolist()
     return Measured(share, f"η = {lr:g}, above 2 / 100 = .02; at η = .018 the share is {below:.0%}")
 
