@@ -17,6 +17,7 @@ COMMANDS = {
     "race": "Several rules on one problem: figure and table.",
     "article": "The article's experiments: printed, measured and predicted counts; figures.",
     "claims": "The article's claims, each judged by a number computed live.",
+    "explore": "An interactive page: race the rules, see your own spectrum or log in it.",
     "demo": "The main job: every prediction beside what really happens.",
 }
 

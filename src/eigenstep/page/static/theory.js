@@ -44,11 +44,20 @@ export function rate(rule, p, eigenvalues) {
 export function frozenLimit(rule, p, eigenvalue) {
   const decay = p.weight_decay ?? 0;
   if (eigenvalue === 0 && decay === 0) return Infinity;
-  const scale = 1 / Math.max(Math.abs(eigenvalue), decay), tried = { ...p };
-  const good = (lr) => {
+  const tried = { ...p };
+  return edge((lr) => {
     tried.lr = lr;
     return stable(rule, tried, eigenvalue);
-  };
+  }, 1 / Math.max(Math.abs(eigenvalue), decay));
+}
+
+/** The curvature below which a rule is stable at its own lr. */
+export function largestStableEigenvalue(rule, p) {
+  return edge((eigenvalue) => stable(rule, p, eigenvalue), 1 / p.lr);
+}
+
+/** The upper end of what is good: scanned within nine decades of a scale, then bisected to rounding. */
+function edge(good, scale) {
   const at = (step) => scale * 10 ** (step / PER_DECADE);
   let step = DECADES * PER_DECADE;
   if (good(at(step))) return Infinity;
@@ -98,7 +107,7 @@ export function bestLr(rule, p, eigenvalues) {
     [low, high] = [low + Math.max(at - 1, 0) * step, low + Math.min(at + 1, points - 1) * step];
   }
   if (!(least < 1)) return null;
-  const edge = (outside) => {
+  const asGood = (outside) => {
     let inside = best;
     for (let i = 0; i < 50; i++) {
       const middle = (inside + outside) / 2;
@@ -107,7 +116,7 @@ export function bestLr(rule, p, eigenvalues) {
     }
     return inside;
   };
-  const from = edge(0), to = edge(limit), plateau = to - from > 1e-4 * best;
+  const from = asGood(0), to = asGood(limit), plateau = to - from > 1e-4 * best;
   return { lr: plateau ? (from + to) / 2 : best, rate: least, interval: [from, to], limit };
 }
 

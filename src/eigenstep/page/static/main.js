@@ -1,0 +1,378 @@
+// The page: one state, computed and drawn once a frame after whatever changed it.
+
+import { pytorch } from "./code.js";
+import { figure } from "./axes.js";
+import { compute, fate } from "./model.js";
+import { RULES } from "./rules.js";
+import { CanvasPen, SvgPen } from "./pen.js";
+import { decode, encode, fresh, inRange, racer } from "./state.js";
+import { TOUR } from "./tour.js";
+import { BadReport, readReport } from "./report.js";
+import { buildRules, drawControls, drawRacers, drawRules, make } from "./controls.js";
+import { drawLandscape, onCanvas, plane } from "./landscape.js";
+import { drawMap, drawRadii, drawRates } from "./rates.js";
+import { drawComponents, drawLoss } from "./curves.js";
+import { drawYours, saveYours } from "./yours.js";
+
+const $ = (id) => document.getElementById(id);
+const calm = matchMedia("(prefers-reduced-motion: reduce)"), dark = matchMedia("(prefers-color-scheme: dark)");
+
+const app = {
+  state: decode(location.hash), report: null, model: null, together: false, playing: null, places: {},
+  /** Change the state, and draw at the next frame. */
+  change(edit) {
+    edit(app.state);
+    schedule();
+  },
+  /** Tell the user something. */
+  say(text, bad = false) {
+    $("message").textContent = text;
+    $("message").className = bad ? "bad" : "";
+  },
+  tools(id) {
+    const button = (format) => {
+      const element = make("button", { type: "button", "aria-label": `Save ${id} as ${format.toUpperCase()}` }, format.toUpperCase());
+      element.addEventListener("click", () => save(id, format));
+      return element;
+    };
+    return make("span", { className: "tools" }, button("png"), button("svg"));
+  },
+};
+
+const VIEWS = {
+  landscape: drawLandscape, loss: drawLoss, components: drawComponents, radii: drawRadii,
+  settings: (...given) => (app.state.tab === "map" ? drawMap : drawRates)(...given),
+};
+
+/** The colours of the style sheet, light or dark. */
+function readTheme() {
+  const style = getComputedStyle(document.documentElement), get = (name) => style.getPropertyValue(`--${name}`).trim();
+  const rgb = (name) => get(name).match(/[\da-f]{2}/gi).map((part) => parseInt(part, 16));
+  const [a, b] = [rgb("ramp-low"), rgb("ramp-high")];
+  return {
+    name: dark.matches ? "dark" : "light", ink: get("ink"), muted: get("muted"), grid: get("grid"), axis: get("axis"),
+    card: get("card"), accent: get("accent"), bad: get("bad"), contour: get("contour"), halo: get("card"),
+    low: rgb("low"), high: rgb("high"), mapLow: rgb("map-low"), mapHigh: rgb("map-high"), off: rgb("off"),
+    colors: Object.fromEntries(Object.keys(RULES).map((name) => [name, get(name)])),
+    ramp: (at) => `rgb(${a.map((v, c) => Math.round(v + (b[c] - v) * at)).join(" ")})`,
+  };
+}
+
+let theme = readTheme(), waiting = false, idle = null;
+
+function schedule() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    draw();
+  });
+}
+
+/** Compute and draw everything. */
+function draw() {
+  const began = performance.now();
+  app.model = compute(app.state, app.report);
+  drawControls(app);
+  drawRacers(app);
+  drawCharts();
+  app.drawn = (app.drawn ?? 0) + 1;
+  app.milliseconds = performance.now() - began;
+  clearTimeout(idle);
+  idle = setTimeout(settle, 120);
+}
+
+function drawCharts() {
+  for (const [id, view] of Object.entries(VIEWS)) {
+    onCanvas($(id).querySelector("canvas"), (pen, width, height) => {
+      app.places[id] = view(pen, theme, width, height, app.model);
+    });
+  }
+  drawClock();
+}
+
+function drawClock() {
+  const { model } = app, scrub = $("scrub");
+  scrub.max = model.shown;
+  scrub.value = model.t;
+  $("clock").textContent = `update ${figure(model.t)} of ${figure(model.shown)}`;
+  scrub.setAttribute("aria-valuetext", `update ${model.t}`);
+}
+
+/** What need not follow a slider at once: the address, descriptions, the report's charts. */
+function settle() {
+  const { state, model } = app, hash = `#${encode(state)}`;
+  if (hash !== location.hash) {
+    try {
+      history.replaceState(null, "", hash);
+    } catch {
+      location.replace(hash);
+    }
+  }
+  drawRules(app);
+  for (const button of document.querySelectorAll("[data-tab]")) button.setAttribute("aria-pressed", String(button.dataset.tab === state.tab));
+  for (const button of document.querySelectorAll("[data-scale]")) button.setAttribute("aria-pressed", String(button.dataset.scale === state.scale));
+  const fates = model.racers.map((r) => `${r.label}: ${fate(model, r)}`).join("; ");
+  const at = `start at ${figure(model.start[0], 3)}, ${figure(model.start[model.start.length - 1], 3)}`;
+  $("landscape").querySelector("canvas").setAttribute("aria-label", `Landscape, ${at}; arrow keys move the start. ${fates}`);
+  $("loss").querySelector("canvas").setAttribute("aria-label", `Loss over ${model.shown} updates. ${fates}`);
+  const chosen = model.racers[state.selected];
+  const rate = chosen.prediction ? `rate ${figure(chosen.prediction.rate)} per update` : "simulated, not predicted";
+  for (const id of ["components", "radii"]) $(id).querySelector("canvas").setAttribute("aria-label", `${$(id).querySelector("h3").textContent} of ${chosen.label}: ${rate}`);
+  $("settings").querySelector("canvas").setAttribute("aria-label", `R against the settings of ${chosen.label}: ${rate}; arrow keys move the lr${state.tab === "map" ? " and the momentum" : ""}`);
+  drawYours(app, theme);
+}
+
+/** Show a stop of the tour. */
+function visit(id, play = true) {
+  const stop = TOUR.find((each) => each.id === id);
+  if (!stop) return;
+  closeReport();
+  app.state = { ...stop.state(), preset: id };
+  tell(stop);
+  app.say("");
+  schedule();
+  if (play && !calm.matches) requestAnimationFrame(() => playFrom(0));
+}
+
+function tell(stop) {
+  $("tour").value = stop?.id ?? "";
+  $("title").textContent = stop?.title ?? "Your own figure";
+  $("says").textContent = stop?.says ?? "Drag the start, move a slider, race another rule.";
+  $("try").textContent = stop ? `Try: ${stop.try[0].toLowerCase()}${stop.try.slice(1)}` : "";
+}
+
+function stepTour(by) {
+  const at = TOUR.findIndex((stop) => stop.id === app.state.preset);
+  visit(TOUR[(at + by + TOUR.length) % TOUR.length].id);
+}
+
+// Playback -----------------------------------------------------------------------------------------------------------
+
+function show(t) {
+  app.state.t = t >= app.model.shown ? null : Math.max(t, 0);
+  app.model.t = app.state.t ?? app.model.shown;
+  const adapts = app.model.racers.some((r) => r.run?.units && !app.model.spectrum);
+  if (adapts) schedule(); // its limit follows the unit
+  else drawCharts();
+  clearTimeout(idle);
+  idle = setTimeout(settle, 200);
+}
+
+function playFrom(from) {
+  stop();
+  if (calm.matches) return show(app.model.shown);
+  const began = performance.now(), span = 1500 + 1500 * Math.min(1, app.model.shown / 500);
+  $("play").textContent = "❚❚";
+  $("play").setAttribute("aria-label", "Pause");
+  const frame = (now) => {
+    const share = from / app.model.shown + Math.max(now - began, 0) / span;
+    if (share >= 1) {
+      stop();
+      return show(app.model.shown);
+    }
+    show(Math.floor(share * app.model.shown));
+    app.playing = requestAnimationFrame(frame);
+  };
+  app.playing = requestAnimationFrame(frame);
+}
+
+function stop() {
+  cancelAnimationFrame(app.playing);
+  app.playing = null;
+  $("play").textContent = "▶";
+  $("play").setAttribute("aria-label", "Play");
+}
+
+// Dragging -----------------------------------------------------------------------------------------------------------
+
+/** Call `to` with the place of the pointer while it is down, and with steps of the arrow keys. */
+function draggable(canvas, to, by) {
+  let held = false;
+  const place = (event) => {
+    const box = canvas.getBoundingClientRect();
+    to(event.clientX - box.left, event.clientY - box.top, canvas.clientWidth, canvas.clientHeight);
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    held = true;
+    canvas.setPointerCapture(event.pointerId);
+    stop();
+    place(event);
+  });
+  canvas.addEventListener("pointermove", (event) => held && place(event));
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (held = false));
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    stop();
+    by(...step.map((s) => s * (event.shiftKey ? 5 : 1)));
+  });
+}
+
+/** Move the start to a point of the plane; the quadratic keeps it as eigencomponents. */
+function moveStart(x, y) {
+  if (app.report?.spectrum) return;
+  const { problem } = app.model, inside = (v) => Math.min(Math.max(v, -4.99), 4.99);
+  let place = [inside(x), inside(y)];
+  if (problem.components) {
+    const point = Float64Array.from(app.model.start);
+    [point[0], point[problem.n - 1]] = place;
+    const c = problem.components(point, new Float64Array(problem.n));
+    place = [c[0], c[problem.n - 1]];
+  }
+  app.change((s) => Object.assign(s, { start: place.map((v) => Number(v.toPrecision(6))), t: null }));
+}
+
+function chosen() {
+  return app.state.racers[app.state.selected];
+}
+
+function setPoint(x, y) {
+  const at = app.places.settings;
+  if (!at) return;
+  const lr = inRange("lr", Number(at.sx.invert(Math.min(Math.max(x, at.box.x), at.box.x + at.box.w)).toPrecision(4)));
+  app.change(() => {
+    if (lr > 0) chosen().p.lr = lr;
+    if (at.field) chosen().p[at.field] = Number(Math.min(Math.max(at.sy.invert(y), 0), 0.99).toPrecision(4));
+  });
+}
+
+draggable($("landscape").querySelector("canvas"), (x, y, width, height) => {
+  const { sx, sy } = plane(app.model, width, height);
+  moveStart(sx.invert(x), sy.invert(y));
+}, (dx, dy) => moveStart(app.model.start[0] + 0.05 * dx, app.model.start[app.model.start.length - 1] + 0.05 * dy));
+draggable($("settings").querySelector("canvas"), setPoint, (dx, dy) => {
+  const p = chosen().p, field = app.places.settings?.field;
+  app.change(() => {
+    p.lr = Number((p.lr * 1.02 ** dx).toPrecision(4));
+    if (field && dy) p[field] = Number(Math.min(Math.max(p[field] + 0.01 * dy, 0), 0.99).toPrecision(4));
+  });
+});
+
+// Reports ------------------------------------------------------------------------------------------------------------
+
+function openReport(text, name) {
+  try {
+    app.report = readReport(text, name);
+  } catch (error) {
+    app.say(error instanceof BadReport ? error.message : "The file cannot be read as a report of eigenstep.", true);
+    return;
+  }
+  stop();
+  const { report } = app, spectrum = report.spectrum;
+  if (spectrum) {
+    const adapts = spectrum.operator === "preconditioned";
+    const named = Object.keys(RULES).find((rule) => rule === spectrum.rule.toLowerCase());
+    const rules = adapts ? [named && RULES[named].accumulate ? named : "adam"] : ["gradient-descent", "heavy-ball", "nesterov"];
+    app.state = fresh({ racers: rules.map((rule) => racer(rule)), steps: 2000, tab: "lr" });
+    const probe = compute(app.state, report);
+    probe.racers.forEach((r, i) => {
+      const lr = report.lr && (i === 0 || adapts) ? report.lr : r.atMost > 0 && r.atMost < Infinity ? r.atMost / 2 : 0.01;
+      app.state.racers[i].p.lr = Number(lr.toPrecision(4));
+    });
+  }
+  tell(null);
+  $("title").textContent = "Your model";
+  $("says").textContent = "The measured spectrum has taken the toy's place: move the lr, and see which measured directions the rule can bear.";
+  app.say(`Opened ${report.name || "the report"}; it stays on this machine.`);
+  schedule();
+}
+
+function closeReport() {
+  app.report = null;
+  $("yours").hidden = true;
+  $("landscape").hidden = false;
+}
+
+async function readFile(file) {
+  if (!file) return;
+  if (file.size > 100e6) return app.say("The file is larger than 100 MB; save fewer steps, or a spectrum alone.", true);
+  openReport(await file.text(), file.name);
+}
+
+// Saving and copying -------------------------------------------------------------------------------------------------
+
+async function save(id, format) {
+  const name = `eigenstep-${id}.${format}`;
+  if (id.startsWith("yours-")) return download(await (await saveYours(id, format)), name);
+  const canvas = $(id).querySelector("canvas"), [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  if (format === "svg") {
+    const pen = new SvgPen(width, height, theme.card);
+    VIEWS[id](pen, theme, width, height, app.model);
+    return download(URL.createObjectURL(new Blob([pen.toString()], { type: "image/svg+xml" })), name);
+  }
+  const target = document.createElement("canvas"), pen = new CanvasPen(target, width, height);
+  pen.rect(0, 0, width, height, theme.card);
+  VIEWS[id](pen, theme, width, height, app.model);
+  return target.toBlob((blob) => download(URL.createObjectURL(blob), name), "image/png");
+}
+
+function download(href, name) {
+  make("a", { href, download: name }).click();
+  if (href.startsWith("blob:")) setTimeout(() => URL.revokeObjectURL(href), 10000);
+}
+
+async function copy(text, what) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = make("textarea", { value: text });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  app.copied = text;
+  app.say(`Copied ${what}: ${text.trim().split("\n").at(-1)}`);
+}
+
+// Wiring -------------------------------------------------------------------------------------------------------------
+
+$("tour").append(make("option", { value: "", disabled: true, hidden: true }, "your own figure"), ...TOUR.map((stop, i) => make("option", { value: stop.id }, `${i + 1}. ${stop.title}`)));
+$("tour").addEventListener("change", (event) => visit(event.target.value));
+$("previous").addEventListener("click", () => stepTour(-1));
+$("next").addEventListener("click", () => stepTour(1));
+$("open").addEventListener("click", () => $("file").click());
+$("file").addEventListener("change", async (event) => {
+  await readFile(event.target.files[0]);
+  event.target.value = "";
+});
+$("close").addEventListener("click", () => visit(TOUR[0].id, false));
+$("code").addEventListener("click", () => copy(pytorch(chosen().rule, chosen().p), "the code"));
+$("link").addEventListener("click", () => copy(`${location.href.split("#")[0]}#${encode(app.state)}`, "the link"));
+$("play").addEventListener("click", () => (app.playing ? stop() : playFrom(app.state.t ?? 0)));
+$("back").addEventListener("click", () => (stop(), show(app.model.t - 1)));
+$("forth").addEventListener("click", () => (stop(), show(app.model.t + 1)));
+$("scrub").addEventListener("input", (event) => (stop(), show(Number(event.target.value))));
+for (const button of document.querySelectorAll("[data-tab]")) button.addEventListener("click", () => app.change((s) => (s.tab = button.dataset.tab)));
+for (const button of document.querySelectorAll("[data-scale]")) button.addEventListener("click", () => app.change((s) => (s.scale = button.dataset.scale)));
+for (const id of Object.keys(VIEWS)) $(id).querySelector("figcaption").append(app.tools(id));
+for (const type of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(type, (event) => {
+    event.preventDefault();
+    document.body.classList.toggle("dropping", type === "dragover");
+    if (type === "drop") readFile(event.dataTransfer.files[0]);
+  });
+}
+window.addEventListener("hashchange", () => {
+  if (location.hash === `#${encode(app.state)}`) return;
+  closeReport();
+  app.state = decode(location.hash);
+  tell(TOUR.find((each) => each.id === app.state.preset));
+  schedule();
+});
+new ResizeObserver(() => app.model && drawCharts()).observe(document.querySelector("main"));
+dark.addEventListener("change", () => {
+  theme = readTheme();
+  schedule();
+});
+
+buildRules(app);
+globalThis.explorer = app; // for the tests and the console
+const given = $("report");
+if (given) openReport(JSON.parse(given.textContent).text, JSON.parse(given.textContent).name);
+else if (location.hash.length > 1) tell(TOUR.find((each) => each.id === app.state.preset));
+else visit(TOUR.find((each) => each.id === "adam").id);
+draw();
+document.documentElement.dataset.ready = "true";
