@@ -15,16 +15,18 @@ from eigenstep.advice.edge import Edge, edge_of
 from eigenstep.advice.limit import Limit, limit_now, ratio_alone
 from eigenstep.advice.slow import Slowness, one_rule, slowness
 from eigenstep.advice.spread import Spread, first_batches, spread_of
-from eigenstep.advice.verdict import DEAD_FROM, Facts, code_of, sentence_of
+from eigenstep.advice.trial import Trial, trial_of
+from eigenstep.advice.verdict import DEAD_FROM, DOWNWARDS, Facts, Silence, code_of, sentence_of
 from eigenstep.advice.whatif import Change, what_if
 from eigenstep.bridge import rule_of
 from eigenstep.curvature import Measurement, Objective, measure, shares
 from eigenstep.curvature import vectors as vec
+from eigenstep.curvature.lanczos import Which
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.rules import LinearRule
 
 Watch = Callable[[int, int, str], None]
-_STAGES = ("loss and gradient", "the limit", "the slow directions", "negative curvature", "layers", "mini-batches")
+_STAGES = ("loss and gradient", "the limit", "negative curvature", "the slow directions", "layers", "mini-batches")
 _LAYERS = 8  # the layers with the largest shares are measured alone
 _PROBES, _STEPS = 2, 40
 _LOWEST = 60  # products for the most negative eigenvalue, to a tenth
@@ -72,6 +74,7 @@ def diagnose(
         tell(0, len(_STAGES), _STAGES[0])
         if (loss := _not_finite(objective)) is not None:
             return Diagnosis.diverged(loss, seconds=time.perf_counter() - began)
+        _refuse_strangers(objective, optimizer)
         found = _Work(objective, optimizer, clip, horizon, quick, tol, seed, minis, tell)
         return found.diagnosis(began)
 
@@ -98,11 +101,10 @@ class _Work:
 
     def diagnosis(self, began: float) -> Diagnosis:
         """Measure everything and put it together."""
-        silent, curves = self._silent()
-        linear = self._linear()
-        dead = silent >= DEAD_FROM and not curves
+        silence = self._silent()
+        linear, dead = self._linear(), silence.flat
         edge = limit = None
-        if linear is None and not dead:
+        if linear is None and not dead and self._movable():
             self.tell(1, len(_STAGES), _STAGES[1])
             edge = edge_of(self.objective, self.optimizer)
             limit = limit_now(
@@ -110,26 +112,32 @@ class _Work:
             )
             self.products += limit.products
         else:
-            self.reasons["ratio"] = linear or "neither gradient nor curvature reaches most of the parameters"
-        self.tell(3, len(_STAGES), _STAGES[3])
+            self.reasons["ratio"] = linear or (
+                "neither gradient nor curvature reaches most of the parameters"
+                if dead
+                else "fresh optimiser, and no gradient to take its second moments from"
+            )
+        self.tell(2, len(_STAGES), _STAGES[2])
         lowest = None if dead else self._lowest()
-        slow = spread = direction = critical = None
+        slow = spread = direction = critical = trial = None
         changes: list[Change] = []
         alone: dict[str, float] = {}
         if edge is not None and limit is not None:
             slow, changes = self._slow(edge, limit)
+            if edge.adaptive and (edge.fresh or edge.early) and (limit.ratio or 0.0) > 1:
+                trial = trial_of(self.objective, edge)
             if limit.edge.values[0] > 0:
                 direction = direction_of(self.objective, edge, limit, self.gradient)
                 self.tell(4, len(_STAGES), _STAGES[4])
                 alone = self._layers(edge, direction.shares)
                 self.tell(5, len(_STAGES), _STAGES[5])
                 spread = self._spread(edge, limit)
-        elif not dead:
+        elif linear is not None and not dead:
             from eigenstep.advice.critical import critical_sharpness
 
             critical = critical_sharpness(self.objective, self.optimizer)
         named = direction.shares if direction is not None else ({} if dead else self._plain_shares())
-        facts = self._facts(edge, limit, slow, lowest, spread, silent, curves)
+        facts = self._facts(edge, limit, slow, lowest, spread, silence, trial)
         code = "one-step" if critical is not None else code_of(facts)
         if critical is not None:
             sentence = self._one_step(critical.value, critical.lr)
@@ -153,15 +161,21 @@ class _Work:
             lowest=lowest,
             spread=spread,
             clip=facts.clip,
+            trial=trial,
             critical=critical,
             changes=tuple(changes),
-            silent=silent,
+            silent=silence.share,
             facts=facts,
             notes=tuple(self._notes(limit, facts, spread)),
             reasons={**({} if limit is None else limit.reasons), **self.reasons},
             products=self.products,
             seconds=time.perf_counter() - began,
         )
+
+    def _movable(self) -> bool:
+        """Whether any coordinate has a unit: a fresh adaptive rule takes its own from the gradient."""
+        fresh = all(isinstance(g.rule, LinearRule) and g.rule.adaptive and g.t == 0 for g in rule_of(self.optimizer))
+        return bool(self.gradient.any()) or not fresh
 
     def _linear(self) -> str | None:
         """Why the optimizer has no linear limit; None if it has one."""
@@ -172,17 +186,20 @@ class _Work:
         odd = next((group.rule.name for group in groups if not isinstance(group.rule, LinearRule)), None)
         return f"{odd} keeps only signs, so that its step is not linear in any unit" if odd else None
 
-    def _silent(self) -> tuple[float, bool]:
-        """The share of coordinates in parameters without any gradient, and whether curvature reaches those."""
+    def _silent(self) -> Silence:
+        """How many coordinates lie in parameters without any gradient, and what curvature reaches those."""
         parts = self.objective.named(self.gradient)
         names = [name for name, part in parts.items() if not bool(part.any())]
         share = sum(parts[name].numel() for name in names) / self.objective.size
         if share < DEAD_FROM:
-            return share, False
+            return Silence(share)
         part = self.objective.subset(names)
-        found = measure(part, which="magnitude", quick=True, tol=0.1, seed=self.seed, max_products=_LOWEST)
+        which: Which = "ends" if part.size > 1 else "largest"
+        found = measure(part, which=which, quick=True, tol=0.1, seed=self.seed, max_products=_LOWEST)
         self._count(found)
-        return share, abs(float(found.values[0])) > 0
+        top, bottom = float(found.values.max()), float(found.values.min())
+        size = max(abs(top), abs(bottom))
+        return Silence(share, flat=size == 0, downwards=bottom < -DOWNWARDS * size)
 
     def _lowest(self) -> Measurement:
         found = measure(
@@ -198,7 +215,7 @@ class _Work:
             why = "lr = 0" if not edge.moving else "the groups run different rules, so that no one rate describes them"
             self.reasons |= {"slow": why, "what_if": why}
             return None, []
-        self.tell(2, len(_STAGES), _STAGES[2])
+        self.tell(3, len(_STAGES), _STAGES[3])
         decay = [
             p.detach() * (0.0 if seat.rule.decoupled else float(seat.rule.weight_decay))
             for p, seat in zip(self.objective.params, edge.seats, strict=True)
@@ -257,18 +274,18 @@ class _Work:
         slow: Slowness | None,
         lowest: Measurement | None,
         spread: Spread | None,
-        silent: float,
-        curves: bool,
+        silence: Silence,
+        trial: Trial | None,
     ) -> Facts:
         clip = None
         if self.clip is not None:
             length = spread.gradient_norm if spread is not None else vec.norm(self.gradient)
             clip = min(1.0, self.clip / length) if length > 0 else 1.0
         if edge is None or limit is None:
-            return Facts(silent=silent, silent_curves=curves, clip=clip, horizon=self.horizon)
+            return Facts(silence=silence, left=self._left(), clip=clip, horizon=self.horizon)
         low, high = limit.interval or (0.0, 0.0)
         sharp = limit.sharpness or 0.0
-        bottom = None if lowest is None else float(lowest.values[0])
+        bottom = None if lowest is None else float(lowest.values[0]) + limit.coupled_decay
         if bottom is not None:
             bottom = bottom / sharp if sharp > 0 else -math.inf if bottom < 0 else 0.0
         return Facts(
@@ -281,12 +298,12 @@ class _Work:
             young=edge.adaptive and (limit.fresh or limit.early),
             memory=any(rule.buffer_names for rule in edge.rules),
             pull=max(seat.lr * seat.response.pull for seat in edge.seats),
-            progress=None if slow is None else slow.progress,
-            possible=None if slow is None else slow.possible,
+            trial_rises=None if trial is None else trial.rises,
+            progress=1.0 if slow is None else slow.progress,
+            possible=1.0 if slow is None else slow.possible,
             left=self._left(),
             lowest=bottom,
-            silent=silent,
-            silent_curves=curves,
+            silence=silence,
             clip=clip,
             batch_high=None if spread is None else spread.high,
             batch_times=None if spread is None else spread.times,
@@ -331,6 +348,16 @@ class _Work:
         if found.provenance["interrupted"]:
             raise KeyboardInterrupt
         self.products += int(found.provenance["products"])
+
+
+def _refuse_strangers(objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+    """Raise InvalidValue unless the optimizer holds every measured parameter."""
+    held = {id(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"]}
+    if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in held]:
+        raise InvalidValue(
+            f"diagnose: the optimizer does not hold {missing[0]!r} ({len(missing)} of {len(objective.names)} in all); "
+            "build it on this model's parameters, or choose those that it trains with Objective(parameters=...)"
+        )
 
 
 def _mini_batches(objective: Objective, train: Any, count: int) -> list[Any]:

@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import torch
@@ -12,6 +12,7 @@ from eigenstep.advice.direction import Direction
 from eigenstep.advice.limit import Limit
 from eigenstep.advice.slow import Scale, Slowness
 from eigenstep.advice.spread import Spread
+from eigenstep.advice.trial import Trial
 from eigenstep.advice.verdict import VERDICTS, Facts
 from eigenstep.advice.whatif import Change
 from eigenstep.curvature import Measurement
@@ -33,7 +34,8 @@ class Diagnosis:
     1 = the edge, with its interval; max_stable_lr: of the first group that moves, at lr = `lr` now. limit: all about
     it, each group alone included; layers: each module's ratio alone. direction, shares: where the sharp direction lies.
     slow: how slow the slow directions are; lowest: the most negative eigenvalue; spread: over mini-batches. clip: the
-    factor that clipping puts on the update. critical: for optimizers without a linear limit. changes: the what-if
+    factor that clipping puts on the update. trial: some updates on copies, where second moments are young and the ratio
+    is above 1. critical: for optimizers without a linear limit. changes: the what-if
     table. silent: the share of coordinates in parameters without any gradient. facts: what decided the verdict.
     """
 
@@ -53,6 +55,7 @@ class Diagnosis:
     lowest: Measurement | None = None
     spread: Spread | None = None
     clip: float | None = None
+    trial: Trial | None = None
     critical: Any = None
     changes: tuple[Change, ...] = ()
     silent: float = 0.0
@@ -104,6 +107,7 @@ class Diagnosis:
             "direction": self.direction,
             "slow": self.slow,
             "spread": self.spread,
+            "trial": self.trial,
             "limit": self.limit,
         }
         content: dict[str, Any] = {
@@ -118,7 +122,7 @@ class Diagnosis:
         content["limits"] = [change.as_dict() for change in self.changes]
         content["spectrum"] = None if spectrum is None else spectrum.as_dict
         content["notes"] = list(self.notes)
-        content["facts"] = dict(vars(self.facts))
+        content["facts"] = asdict(self.facts)
         return dict(_plain(content))
 
     def to_json(self) -> str:
@@ -144,6 +148,11 @@ class Diagnosis:
             rows += _slow_rows(self.slow)
         if self.lowest is not None:
             rows.append(("most negative curvature", f"{float(self.lowest.values[0]):.4g}"))
+        if self.trial is not None:
+            high, end = max(self.trial.losses), self.trial.losses[-1]
+            rows.append(
+                ("tried on copies", f"{len(self.trial.losses) - 1} updates: at most {high:.4g}, then {end:.4g}")
+            )
         if self.spread is not None:
             s = self.spread
             rows.append(("ratio on mini-batches", f"{s.low:.4g} to {s.high:.4g}, {len(s.ratios)} of {s.samples[0]}"))

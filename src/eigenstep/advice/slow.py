@@ -167,11 +167,13 @@ def along_gradient(edge: Edge, gradient: Tensor, steps: int, seed: int) -> tuple
 
 
 def _decrease(scale: Scale, times: float, *, values: Tensor, weights: Tensor, length: float, horizon: int) -> float:
-    """What the local quadratic loses within the horizon: 1/2 sum g_j^2 (1 - r_j^(2 horizon)) / e_j, decays included."""
+    """What the local quadratic loses within the horizon: 1/2 sum g_j^2 (1 - r_j^(2 horizon)) / e_j over e_j > 0.
+
+    Where curvature goes down, or the lr is above the limit, the quadratic has no minimum to lose it to.
+    """
     r = scale.radii(values, times)
-    flat = values.abs() <= _FLAT * values.abs().max()
-    kept = torch.exp((2 * horizon * r.clamp(min=1e-300).log()).clamp(max=50))
-    per_node = torch.where(flat | ((values > 0) & (r > 1)), 0.0, (1 - kept) / torch.where(flat, 1.0, values))
+    counted = (values > _FLAT * values.abs().max()) & (r < 1)
+    per_node = torch.where(counted, (1 - r ** (2 * horizon)) / torch.where(counted, values, 1.0), 0.0)
     return 0.5 * length**2 * float((weights * per_node).sum())
 
 

@@ -1,6 +1,6 @@
 """The plain verdict: one code and one sentence from the facts, each threshold with its reason."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 VERDICTS = {
     "safe": "below the edge, and moving",
@@ -24,8 +24,8 @@ VERDICTS = {
 EDGE_FROM, EDGE_TO = 0.9, 1.1
 # Gradient descent from a trained point stayed bounded up to twice the local limit, momentum to 1.1 times.
 FLATTER_TO = 2.0
-CRAWLING_BELOW = 0.05  # people train at a tenth of the limit and more
-SLOW = 0.5  # of what half the limit would bring within the horizon
+CRAWLING_BELOW = 0.02  # people train at some hundredths of the limit at the least
+ALL = 0.99  # of what half the limit would bring within the horizon: then the lr is small, but not slow
 NOTHING_LEFT = 1e-3  # of the loss, within the horizon; or of the loss of a model without parameters
 STATIONARY = 1e-2  # the gradient's part of the loss within the horizon, below which negative curvature rules
 DOWNWARDS = 1e-2  # of the largest eigenvalue; below it negative curvature is noise of every trained network
@@ -34,14 +34,22 @@ NOISE = 2.0  # times between mini-batches
 
 
 @dataclass(frozen=True)
+class Silence:
+    """Parameters without any gradient: their share of the coordinates, and what curvature there is in those."""
+
+    share: float = 0.0
+    flat: bool = False
+    downwards: bool = False
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the verdict rests on; see the fields' homes. None where it is not known.
 
     ratio, low, high: the stability ratio and its interval. pull: the part of it that decoupled decay alone makes.
     progress, possible: parts of the loss within the horizon, at this lr and at half the limit. left: the loss over that
-    of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. silent: the share
-    of coordinates in parameters without any gradient; silent_curves: whether curvature reaches those.
-    clip: the factor that clipping puts on the update. batch_high, batch_times: over mini-batches.
+    of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. clip: the factor
+    that clipping puts on the update. batch_high, batch_times: over mini-batches.
     """
 
     ratio: float | None = None
@@ -51,14 +59,14 @@ class Facts:
     adaptive: bool = False
     only_grows: bool = False
     young: bool = False
+    trial_rises: bool | None = None
     memory: bool = False
     pull: float = 0.0
-    progress: float | None = None
-    possible: float | None = None
+    progress: float = 1.0
+    possible: float = 1.0
     left: float | None = None
     lowest: float | None = None
-    silent: float = 0.0
-    silent_curves: bool = False
+    silence: Silence = field(default_factory=Silence)
     clip: float | None = None
     batch_high: float | None = None
     batch_times: float | None = None
@@ -71,24 +79,27 @@ def code_of(f: Facts) -> str:
     >>> code_of(Facts(ratio=3.0, low=2.9, high=3.1)), code_of(Facts(ratio=1.0, low=0.99, high=1.01))
     ('unstable', 'edge')
     """
-    stationary = f.progress is not None and f.progress < STATIONARY
-    if f.silent >= DEAD_FROM:
-        return "saddle" if f.silent_curves else "dead"
-    downwards = f.lowest is not None and f.lowest < -DOWNWARDS
-    if stationary and downwards and not (f.left is not None and f.left < NOTHING_LEFT):
+    convex = f.lowest is not None and f.lowest > -DOWNWARDS
+    finished = f.left is not None and f.left < NOTHING_LEFT
+    if finished and (f.adaptive or f.ratio is None):  # an adaptive rule only circles there, whatever its ratio
+        return "done"
+    if f.silence.flat and not finished:
+        return "dead"
+    if f.silence.downwards and not finished:
         return "saddle"
+    if f.ratio is not None and f.low > EDGE_TO:
+        return _above(f)
+    if f.lowest is not None and not convex and f.possible < STATIONARY:
+        return "saddle"
+    if finished or (convex and f.possible < NOTHING_LEFT):
+        return "done"
     if f.ratio is None:
         return "waiting"
-    if f.low > EDGE_TO:
-        return _above(f)
-    if (f.left is not None and f.left < NOTHING_LEFT) or (f.possible is not None and f.possible < NOTHING_LEFT):
-        return "done"
     if f.high >= EDGE_FROM:
         return "edge"
     if f.batch_high is not None and f.batch_high > EDGE_TO:
         return "noisy"
-    slow = f.progress is None or f.possible is None or f.progress < SLOW * f.possible
-    if f.high < CRAWLING_BELOW and slow and not f.young:
+    if f.high < CRAWLING_BELOW and not f.young and not (convex and f.progress >= ALL * f.possible):
         return "crawling"
     return "safe"
 
@@ -99,7 +110,7 @@ def _above(f: Facts) -> str:
     if f.only_grows:
         return "adapts"
     if f.adaptive:
-        return "warm-up" if f.young else "adapts"
+        return "warm-up" if f.young and f.trial_rises else "adapts"
     if f.clip is not None and f.clip * f.high < EDGE_TO:
         return "clipped"
     return "unstable"
@@ -116,14 +127,15 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
         "rises, and a lower lr is safer.",
         "unstable": f"Unstable: {above}." + _leaves(f),
         "adapts": f"Above the frozen limit: {above} while the preconditioner stays as it is. It moves and makes room: "
-        "expect oscillation; this is no prediction of divergence.",
-        "warm-up": f"Needs a warm-up: with second moments this young, {above}. Begin there, and raise the lr while "
-        "sharpness falls.",
-        "crawling": f"Crawling: {here}; within {f.horizon:,} updates {_percent(f.progress)} of the loss goes, at half "
-        f"the limit it would be {_percent(f.possible)}.",
+        "expect oscillation; this is no prediction of divergence." + _tried(f),
+        "warm-up": f"Needs a warm-up: with second moments this young, {above}, and some updates tried on copies raise "
+        "the loss. Begin at the limit, and raise the lr while sharpness falls.",
+        "crawling": f"Crawling: {here}. It takes fifty times as many updates as half the limit would.".replace(
+            "fifty", f"{0.5 / f.ratio:.0f}" if f.ratio else "many"
+        ),
         "saddle": "At a saddle: the gradient has almost nothing to offer while the curvature goes down. No lr mends "
         "that; a perturbation or an unsymmetrical initialisation does.",
-        "dead": f"Dead: neither gradient nor curvature reaches {f.silent:.0%} of the parameters, so that the lr is "
+        "dead": f"Dead: neither gradient nor curvature reaches {f.silence.share:.0%} of the parameters; the lr is "
         "irrelevant. Look at the initialisation, the activations and the inputs.",
         "done": "Nothing left to do: what the loss can still lose here is negligible; any stable lr will do.",
         "clipped": f"Held by clipping: {above}, but clipping shortens the update to {_percent(f.clip)}. Where the "
@@ -133,6 +145,12 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
         "waiting": f"Waiting: lr is 0, as at the start of a warm-up; it may rise to {limit:.3g}.",
     }
     return words[code]
+
+
+def _tried(f: Facts) -> str:
+    if f.trial_rises is False:
+        return " Second moments this young say little; some updates tried on copies lower the loss."
+    return ""
 
 
 def _leaves(f: Facts) -> str:
