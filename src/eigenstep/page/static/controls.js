@@ -39,14 +39,14 @@ function wanted(app) {
     name, label, scale, get: () => p[name],
     set: (value) => app.change((s) => (s.racers[s.selected].p[name] = value)),
   });
-  const list = [{ ...own("lr", "learning rate", lrScale(chosen)), set: (value) => app.change((s) => setLr(s, value, app.together)) }];
+  const list = [{ ...own("lr", "lr", lrScale(chosen)), set: (value) => app.change((s) => setLr(s, value, app.together)) }];
   const momentum = momentumField(chosen.rule);
   if (momentum) list.push(own(momentum, momentum === "beta1" ? "β₁" : "momentum β", towardsOne(3)));
   const second = ["beta2", "alpha"].find((name) => name in chosen.rule.fields);
   if (second) list.push(own(second, second === "beta2" ? "β₂" : "α", towardsOne(4)));
   if (!model.spectrum && state.surface === "quadratic") {
     const toy = (name, label, scale) => ({ name, label, scale, get: () => state[name], set: (v) => app.change((s) => (s[name] = v)) });
-    list.push(toy("kappa", "condition number", logarithmic(1, 1e4)), toy("angle", "rotation °", straight(0, 90, 1)));
+    list.push(toy("kappa", "condition", logarithmic(1, 1e4)), toy("angle", "rotation °", straight(0, 90, 1)));
   }
   return list;
 }
@@ -183,7 +183,7 @@ function more(app, open) {
     const select = choice("Number of eigenvalues", SIZES.map((v) => [v, v]), () => app.state.n, set);
     fields.append(make("label", {}, "eigenvalues", select));
   }
-  return make("details", { className: "more", open }, make("summary", {}, "More settings"), fields);
+  return make("details", { className: "more", open }, make("summary", {}, "more settings"), fields);
 }
 
 function refreshMore(app, bar) {
@@ -243,7 +243,7 @@ export function buildRules(app) {
 /** Enter a rule at its best lr where that is known, at half its edge where only that is, else at 0.02. */
 function enter(state, name, model) {
   const changes = name === "momentum" ? { momentum: 0.9 } : {};
-  const probe = model.judge(name, settings(name, { ...changes, lr: 0.02 }));
+  const probe = model.consider(name, settings(name, { ...changes, lr: 0.02 }));
   const lr = probe.best?.lr ?? (!isAdaptive(probe.rule) && probe.atMost < Infinity ? probe.atMost / 2 : null) ?? 0.02;
   state.racers.push(racer(name, { ...changes, lr: Number(lr.toPrecision(4)) }));
   state.selected = state.racers.length - 1;

@@ -4,7 +4,6 @@ import { pytorch } from "./code.js";
 import { figure } from "./axes.js";
 import { compute, fate } from "./model.js";
 import { RULES } from "./rules.js";
-import { CanvasPen, SvgPen } from "./pen.js";
 import { decode, encode, fresh, inRange, racer } from "./state.js";
 import { TOUR } from "./tour.js";
 import { BadReport, readReport } from "./report.js";
@@ -12,13 +11,15 @@ import { buildRules, drawControls, drawRacers, drawRules, make } from "./control
 import { drawLandscape, onCanvas, plane } from "./landscape.js";
 import { drawMap, drawRadii, drawRates } from "./rates.js";
 import { drawComponents, drawLoss } from "./curves.js";
-import { drawYours, saveYours } from "./yours.js";
+import { drawYours } from "./yours.js";
+import { Player, draggable } from "./hands.js";
+import { copy, saveView, tools } from "./save.js";
 
 const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)"), dark = matchMedia("(prefers-color-scheme: dark)");
 
 const app = {
-  state: decode(location.hash), report: null, model: null, together: false, playing: null, places: {},
+  state: decode(location.hash), report: null, model: null, together: false, places: {},
   /** Change the state, and draw at the next frame. */
   change(edit) {
     edit(app.state);
@@ -29,14 +30,7 @@ const app = {
     $("message").textContent = text;
     $("message").className = bad ? "bad" : "";
   },
-  tools(id) {
-    const button = (format) => {
-      const element = make("button", { type: "button", "aria-label": `Save ${id} as ${format.toUpperCase()}` }, format.toUpperCase());
-      element.addEventListener("click", () => save(id, format));
-      return element;
-    };
-    return make("span", { className: "tools" }, button("png"), button("svg"));
-  },
+  tools: (id) => tools(id, save),
 };
 
 const VIEWS = {
@@ -159,56 +153,23 @@ function show(t) {
   idle = setTimeout(settle, 200);
 }
 
-function playFrom(from) {
-  stop();
+const player = new Player((share) => show(Math.floor(share * app.model.shown)), (playing) => {
+  $("play").textContent = playing ? "❚❚" : "▶";
+  $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
+});
+
+function playFrom(t) {
   if (calm.matches) return show(app.model.shown);
-  const began = performance.now(), span = 1500 + 1500 * Math.min(1, app.model.shown / 500);
-  $("play").textContent = "❚❚";
-  $("play").setAttribute("aria-label", "Pause");
-  const frame = (now) => {
-    const share = from / app.model.shown + Math.max(now - began, 0) / span;
-    if (share >= 1) {
-      stop();
-      return show(app.model.shown);
-    }
-    show(Math.floor(share * app.model.shown));
-    app.playing = requestAnimationFrame(frame);
-  };
-  app.playing = requestAnimationFrame(frame);
+  return player.play(t / app.model.shown, 1500 + 1500 * Math.min(1, app.model.shown / 500));
 }
 
-function stop() {
-  cancelAnimationFrame(app.playing);
-  app.playing = null;
-  $("play").textContent = "▶";
-  $("play").setAttribute("aria-label", "Play");
-}
+/** Stop playing, then do as told. */
+const still = (act) => (event) => {
+  player.stop();
+  act(event);
+};
 
 // Dragging -----------------------------------------------------------------------------------------------------------
-
-/** Call `to` with the place of the pointer while it is down, and with steps of the arrow keys. */
-function draggable(canvas, to, by) {
-  let held = false;
-  const place = (event) => {
-    const box = canvas.getBoundingClientRect();
-    to(event.clientX - box.left, event.clientY - box.top, canvas.clientWidth, canvas.clientHeight);
-  };
-  canvas.addEventListener("pointerdown", (event) => {
-    held = true;
-    canvas.setPointerCapture(event.pointerId);
-    stop();
-    place(event);
-  });
-  canvas.addEventListener("pointermove", (event) => held && place(event));
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (held = false));
-  canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    stop();
-    by(...step.map((s) => s * (event.shiftKey ? 5 : 1)));
-  });
-}
 
 /** Move the start to a point of the plane; the quadratic keeps it as eigencomponents. */
 function moveStart(x, y) {
@@ -238,11 +199,11 @@ function setPoint(x, y) {
   });
 }
 
-draggable($("landscape").querySelector("canvas"), (x, y, width, height) => {
+draggable($("landscape").querySelector("canvas"), () => player.stop(), (x, y, width, height) => {
   const { sx, sy } = plane(app.model, width, height);
   moveStart(sx.invert(x), sy.invert(y));
 }, (dx, dy) => moveStart(app.model.start[0] + 0.05 * dx, app.model.start[app.model.start.length - 1] + 0.05 * dy));
-draggable($("settings").querySelector("canvas"), setPoint, (dx, dy) => {
+draggable($("settings").querySelector("canvas"), () => player.stop(), setPoint, (dx, dy) => {
   const p = chosen().p, field = app.places.settings?.field;
   app.change(() => {
     p.lr = Number((p.lr * 1.02 ** dx).toPrecision(4));
@@ -259,7 +220,7 @@ function openReport(text, name) {
     app.say(error instanceof BadReport ? error.message : "The file cannot be read as a report of eigenstep.", true);
     return;
   }
-  stop();
+  player.stop();
   const { report } = app, spectrum = report.spectrum;
   if (spectrum) {
     const adapts = spectrum.operator === "preconditioned";
@@ -291,39 +252,14 @@ async function readFile(file) {
   openReport(await file.text(), file.name);
 }
 
-// Saving and copying -------------------------------------------------------------------------------------------------
-
-async function save(id, format) {
-  const name = `eigenstep-${id}.${format}`;
-  if (id.startsWith("yours-")) return download(await (await saveYours(id, format)), name);
-  const canvas = $(id).querySelector("canvas"), [width, height] = [canvas.clientWidth, canvas.clientHeight];
-  if (format === "svg") {
-    const pen = new SvgPen(width, height, theme.card);
-    VIEWS[id](pen, theme, width, height, app.model);
-    return download(URL.createObjectURL(new Blob([pen.toString()], { type: "image/svg+xml" })), name);
-  }
-  const target = document.createElement("canvas"), pen = new CanvasPen(target, width, height);
-  pen.rect(0, 0, width, height, theme.card);
-  VIEWS[id](pen, theme, width, height, app.model);
-  return target.toBlob((blob) => download(URL.createObjectURL(blob), name), "image/png");
+function save(id, format) {
+  const draw = (pen, width, height) => VIEWS[id](pen, theme, width, height, app.model);
+  return saveView(id, format, $(id).querySelector("canvas"), theme.card, draw);
 }
 
-function download(href, name) {
-  make("a", { href, download: name }).click();
-  if (href.startsWith("blob:")) setTimeout(() => URL.revokeObjectURL(href), 10000);
-}
-
-async function copy(text, what) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = make("textarea", { value: text });
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
+async function offer(text, what) {
   app.copied = text;
+  await copy(text);
   app.say(`Copied ${what}: ${text.trim().split("\n").at(-1)}`);
 }
 
@@ -339,12 +275,12 @@ $("file").addEventListener("change", async (event) => {
   event.target.value = "";
 });
 $("close").addEventListener("click", () => visit(TOUR[0].id, false));
-$("code").addEventListener("click", () => copy(pytorch(chosen().rule, chosen().p), "the code"));
-$("link").addEventListener("click", () => copy(`${location.href.split("#")[0]}#${encode(app.state)}`, "the link"));
-$("play").addEventListener("click", () => (app.playing ? stop() : playFrom(app.state.t ?? 0)));
-$("back").addEventListener("click", () => (stop(), show(app.model.t - 1)));
-$("forth").addEventListener("click", () => (stop(), show(app.model.t + 1)));
-$("scrub").addEventListener("input", (event) => (stop(), show(Number(event.target.value))));
+$("code").addEventListener("click", () => offer(pytorch(chosen().rule, chosen().p), "the code"));
+$("link").addEventListener("click", () => offer(`${location.href.split("#")[0]}#${encode(app.state)}`, "the link"));
+$("play").addEventListener("click", () => (player.playing ? player.stop() : playFrom(app.state.t ?? 0)));
+$("back").addEventListener("click", still(() => show(app.model.t - 1)));
+$("forth").addEventListener("click", still(() => show(app.model.t + 1)));
+$("scrub").addEventListener("input", still((event) => show(Number(event.target.value))));
 for (const button of document.querySelectorAll("[data-tab]")) button.addEventListener("click", () => app.change((s) => (s.tab = button.dataset.tab)));
 for (const button of document.querySelectorAll("[data-scale]")) button.addEventListener("click", () => app.change((s) => (s.scale = button.dataset.scale)));
 for (const id of Object.keys(VIEWS)) $(id).querySelector("figcaption").append(app.tools(id));

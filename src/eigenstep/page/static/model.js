@@ -63,9 +63,13 @@ export function compute(state, report) {
   const all = spectrum ? spectrum.values : problem.eigenvalues;
   const model = { state, report, problem, start, components, spectrum, steps, quadratic, eigenvalues: all, racers: [] };
   model.racers = state.racers.map(({ rule, p }) => race(model, rule, p));
-  model.judge = (name, p) => race(model, name, p);
   model.shown = shownSteps(model);
   model.t = state.t === null ? model.shown : Math.min(state.t, model.shown);
+  for (const racer of model.racers) {
+    if (racer.run && racer.run.left === null && racer.run.last < model.shown) racer.run = run(model, racer, model.shown);
+    judge(model, racer);
+  }
+  model.consider = (name, p) => judge(model, race(model, name, p));
   return model;
 }
 
@@ -91,12 +95,23 @@ function race(model, name, given) {
     : null;
   const settled = racer.prediction?.settled;
   const horizon = settled != null ? Math.min(steps, Math.max(Math.ceil(settled * 1.2), 60)) : steps;
-  racer.run = simulate(rule, p, problem, model.start, { steps: horizon, tolerance: state.tolerance, box: spectrum ? 1e9 : BOX });
+  racer.run = run(model, racer, horizon);
+  racer.count = articleCount(racer.run);
+  return racer;
+}
+
+/** A rule's run; what is predicted to have settled runs on only as far as it is shown. */
+function run({ state, problem, start, spectrum }, { rule, p }, steps) {
+  return simulate(rule, p, problem, start, { steps, tolerance: state.tolerance, box: spectrum ? 1e9 : BOX });
+}
+
+/** A racer with what its limits are at the update shown. */
+function judge(model, racer) {
+  if (racer.refused) return racer;
   const limit = limitOf(model, racer);
   racer.limit = knowsTop(model) ? limit : null;
   racer.atMost = limit; // where the largest eigenvalue is not known it may be larger, and the limit lower
   racer.best = settingsOf(model, racer);
-  racer.count = articleCount(racer.run);
   return racer;
 }
 

@@ -4,8 +4,7 @@ const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
 /** Draws on a canvas, in CSS pixels. */
 export class CanvasPen {
-  constructor(canvas, width, height) {
-    const ratio = Math.min(globalThis.devicePixelRatio || 1, 2);
+  constructor(canvas, width, height, ratio = Math.min(globalThis.devicePixelRatio || 1, 2)) {
     const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
     if (canvas.width !== w) canvas.width = w;
     if (canvas.height !== h) canvas.height = h;

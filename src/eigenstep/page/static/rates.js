@@ -1,8 +1,8 @@
 // The rates: |r| over eigenvalues, R against lr with its best point, the (lr, momentum) map with the stability edge.
 
-import { figure, frame, levelLine } from "./axes.js";
+import { figure, frame } from "./axes.js";
 import { isAdaptive, isLinear, momentumField } from "./rules.js";
-import { probes, radius, rate } from "./theory.js";
+import { frozenLimit, probes, radius, rate } from "./theory.js";
 import { effective, keyOf, knowsBottom, knowsTop, remember } from "./model.js";
 
 /** The racers that share the selected one's axis: plain ones on eigenvalues of H, one that adapts on its own. */
@@ -145,27 +145,29 @@ export function drawMap(pen, theme, width, height, model) {
   const { sx, sy, box } = frame(pen, theme, width, height, x, y);
   const grid = remember(`map${keyOf(chosen.name, base, some)}${theme.name}`, () => mapOf(chosen.rule, base, field, some, x, y, theme));
   pen.image(grid.picture, box.x, box.y, box.w, box.h);
-  const edge = grid.edge.map((v, i) => (i % 2 === 0 ? box.x + (v * box.w) / (COLUMNS - 1) : box.y + (v * box.h) / (ROWS - 1)));
-  pen.line(edge, theme.bad, { width: 2 });
+  pen.within(box.x, box.y, box.w, box.h, () => pen.line(grid.edge.map((v, i) => (i % 2 ? sy(v) : sx(v))), theme.bad, { width: 2 }));
   pen.text("unstable", box.x + box.w - 6, box.y + box.h - 12, theme.bad, { align: "right", weight: 600, halo: theme.halo });
+  const now = [Math.min(Math.max(sx(chosen.p.lr), box.x), box.x + box.w), Math.max(sy(chosen.p[field]), box.y)];
   if (grid.least < 1) {
     const [u, v] = [sx(grid.best[0]), sy(grid.best[1])];
     pen.text("★", u, v, theme.ink, { size: 15, align: "center", halo: theme.halo });
-    pen.text(`best R ${figure(grid.least, 3)}`, u - 10, v, theme.ink, { align: "right", halo: theme.halo });
+    if (u - now[0] > 130 || Math.abs(v - now[1]) > 40) pen.text(`best R ${figure(grid.least, 3)}`, u - 10, v, theme.ink, { align: "right", halo: theme.halo });
   }
-  const u = Math.min(Math.max(sx(chosen.p.lr), box.x), box.x + box.w), v = Math.max(sy(chosen.p[field]), box.y);
+  const [u, v] = now;
   pen.dot(u, v, 8, theme.colors[chosen.name], { stroke: theme.card, width: 2.5 });
-  pen.text(`R ${figure(rate(chosen.rule, chosen.p, some), 4)}`, u, v - 16 < box.y ? v + 18 : v - 16, theme.ink, { align: "center", weight: 600, halo: theme.halo });
+  pen.text(`R ${figure(rate(chosen.rule, chosen.p, some), 4)}`, u - 13, Math.max(v, box.y + 8), theme.ink, { align: "right", weight: 600, halo: theme.halo });
   return { sx, sy, box, field };
 }
 
-/** R on a grid, top row first, with the level line at 1, the smallest R and where it is, and a picture. */
+/** R on a grid: the edge of stability, the smallest R and where it is, and a picture. */
 function mapOf(rule, base, field, values, x, y, theme) {
   const rates = new Float64Array(COLUMNS * ROWS), canvas = document.createElement("canvas");
   const p = { ...base };
+  const edge = [], top = values[values.length - 1];
   let least = Infinity, best = null;
   for (let j = 0; j < ROWS; j++) {
     p[field] = y.high - ((y.high - y.low) * j) / (ROWS - 1);
+    edge.push(frozenLimit(rule, p, top), p[field]);
     for (let i = 0; i < COLUMNS; i++) {
       p.lr = x.low * (x.high / x.low) ** (i / (COLUMNS - 1));
       const R = (rates[j * COLUMNS + i] = rate(rule, p, values));
@@ -182,5 +184,5 @@ function mapOf(rule, base, field, values, x, y, theme) {
     data.data[4 * k + 3] = 255;
   }
   context.putImageData(data, 0, 0);
-  return { rates, edge: levelLine(rates.map((R) => Math.min(R, 2)), COLUMNS, ROWS, 1), least, best, picture: canvas };
+  return { edge, least, best, picture: canvas };
 }

@@ -43,7 +43,7 @@ const compact = (value) => String(Number(value.toPrecision(12)));
 /** The state as text, only what differs from the defaults. */
 export function encode(state) {
   const parts = [], plain = fresh({ surface: state.surface });
-  const put = (name, value) => parts.push(`${name}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":")}`);
+  const put = (name, value) => parts.push(`${name}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3D/g, "=")}`);
   if (state.preset) put("preset", state.preset);
   if (state.surface !== "quadratic") put("surface", state.surface);
   for (const name of ["kappa", "n", "angle", "tolerance", "steps"]) {
