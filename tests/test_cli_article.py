@@ -121,7 +121,7 @@ def test_claims_prints_verdict_and_number() -> None:
     assert "wrong" in lines["remainder-c1"]
     assert "1.5" in lines["remainder-c1"]
     assert "holds only if the length of a step is Euclidean" in lines["steepest"]
-    assert "1 holds, 1 holds only if, 1 wrong" in result.stdout
+    assert "1 hold, 1 hold only under a condition, 1 are wrong" in result.stdout
 
 
 def test_claims_in_detail_and_as_json() -> None:

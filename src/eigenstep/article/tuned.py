@@ -102,8 +102,8 @@ def tuned(contender: Contender, within: int = PASSES, lrs: int = _ADAM_LRS) -> T
 def settled_counts(rule: Rule, lr: Tensor, within: int, problem: Quadratic | None = None) -> Tensor:
     """Return at each lr (k,) the update from which the loss stays below the tolerance within `within`, nan if none.
 
-    >>> settled_counts(GradientDescent(), torch.tensor([0.01, 0.03]), 1000).tolist()
-    [636.0, nan]
+    >>> settled_counts(GradientDescent(), torch.tensor([2 / 101, 0.03], dtype=torch.float64), 1000).tolist()
+    [419.0, nan]
     """
     run = simulate(rule.replace(lr=lr), problem or article(), loss=TOLERANCE, ball=1e3, steps=within, settle=True)
     counts = torch.as_tensor(run.settled, dtype=torch.float64)

@@ -69,7 +69,7 @@ def show(outcomes: "Sequence[Outcome]", tuned: "Sequence[Tuned]") -> None:
     columns = (
         "the article's run",
         "article_count printed",
-        "in float32",
+        "article_count in float32",
         "article_count measured",
         "article_count predicted",
         "article_count at 45°",

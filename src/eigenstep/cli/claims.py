@@ -43,7 +43,8 @@ def command(names: tuple[str, ...], details: bool, as_json: bool) -> None:
         return
     _details(judged) if details else _table(judged)
     common.say()
-    common.say(", ".join(f"{number} {verdict}" for verdict, number in counts.items()) + f"; {seconds:.0f} s.")
+    holds, conditional, wrong = counts.values()
+    common.say(f"{holds} hold, {conditional} hold only under a condition, {wrong} are wrong; {seconds:.0f} s.")
 
 
 def _counts(judged: "Sequence[Judgement]") -> dict[str, int]:

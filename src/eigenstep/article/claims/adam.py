@@ -124,7 +124,7 @@ CLAIMS = (
         "step, in η",
         "at most",
         1 + 1e-9,
-        {"betas": (0.9, 0.999), "updates": 5000},
+        {"betas": (0.9, 0.999), "updates": 10_000},
     ),
     Claim(
         "slower-near-minimum",

@@ -159,7 +159,7 @@ CLAIMS = (
     Claim(
         "rmsprop-cures",
         "RMSProp",
-        "RMSProp fixes that",
+        "RMSProp cures the halting: it reaches a minimum that moved",
         distance_kept,
         "distance it keeps from the minimum that moved, in η",
         "at most",

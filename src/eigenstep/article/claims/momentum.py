@@ -153,7 +153,7 @@ CLAIMS = (
     Claim(
         "both-factors",
         _MOMENTUM,
-        "so momentum improves the conditioning by both factors",
+        "momentum improves the conditioning by both factors",
         updates_against_promise,
         "updates needed, of those promised",
         "at most",
