@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "advice": ("Diagnosis", "Limit", "diagnose", "limit_now"),
+    "advice": ("CriticalSharpness", "Diagnosis", "Limit", "critical_sharpness", "diagnose", "limit_now"),
     "bridge": ("Group", "Optimizer", "rule_of"),
     "curvature": ("Objective", "density", "finite_step", "layers", "measure", "shares", "trace"),
     "errors": ("BadFile", "EigenstepError", "InvalidValue", "UnknownName", "Unsupported"),

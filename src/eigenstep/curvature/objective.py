@@ -118,6 +118,14 @@ class Objective:
         with torch.no_grad():
             return tuple(float(p.detach().sum(dtype=torch.float64)) for p in self._chosen.values())
 
+    def on(self, model: nn.Module) -> "Objective":
+        """Return the same objective as a function of a copy of its model, with the data and checks already made."""
+        names = dict(model.named_parameters(remove_duplicate=False))
+        facts, part = self.facts, copy.copy(self)
+        part.model, part._chosen = model, {n: names[n] for n in self._chosen}
+        part._facts = replace(facts, params=tuple(names[n] for n in facts.names))
+        return part
+
     @property
     def facts(self) -> Facts:
         """What the first use found, checking everything once."""
