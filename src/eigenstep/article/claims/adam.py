@@ -48,12 +48,12 @@ def largest_late_loss(problem: Quadratic, updates: int) -> Measured:
     """
     rule, x, largest, first = Adam(lr=ETA_STAR), problem.start, 0.0, None
     state = rule.init(x)
-    for t in range(1, updates + 1):
-        x, state = rule.step(x, problem.gradient(x), state, t)
+    for t in range(updates + 1):
+        loss, gradient = problem.loss_and_gradient(x)
         if t >= 2000:
-            loss = float(problem.loss(x))
-            largest = max(largest, loss)
-            first = t if first is None and loss > TOLERANCE else first
+            largest = max(largest, float(loss))
+            first = t if first is None and largest > TOLERANCE else first
+        x, state = rule.step(x, gradient, state, t + 1)
     burst = "never above 1e-6 again" if first is None else f"above 1e-6 again at update {first:,}"
     end = float(problem.distance(x))
     return Measured(largest, f"updates 2,000 to {updates:,}: {burst}; at the end {end:.2g} from the minimum")
