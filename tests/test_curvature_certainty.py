@@ -135,9 +135,12 @@ def test_a_warm_start_needs_few_products_and_still_certifies() -> None:
     d = hard("gap10")
     cold = measure(diagonal(d), vectors=True, tol=1e-4)
     warm = measure(diagonal(d * (1 + 1e-4 * bulk())), start=cold)
-    quick = measure(diagonal(d * (1 + 1e-4 * bulk())), start=cold, quick=True)
+    quick = measure(diagonal(d * (1 + 1e-4 * bulk())), start=cold, quick=True, vectors=True)
     assert quick.provenance["products"] <= 2 and not quick.certified
     assert warm.certified and "fresh" in warm.provenance["identity"]
+    assert warm.provenance["products"] <= 8 and "earlier certified" in warm.provenance["identity"]
+    assert "earlier" not in measure(diagonal(d), which="smallest", start=cold).provenance["identity"]
+    assert measure(diagonal(d), start=quick).provenance["products"] > 10  # nothing to inherit
     other = d.clone()
     other[5] = 1.4  # a new largest one, which the old vector cannot see
     assert abs(measure(diagonal(other), start=cold).largest - 1.4) < 0.014

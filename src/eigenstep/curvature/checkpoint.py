@@ -19,6 +19,7 @@ from eigenstep.spectrum import read_envelope, write_envelope
 
 EVERY = 60.0  # seconds between two writings
 KIND = "lanczos-checkpoint"
+_SEARCH = ("warm", "inherited", "phase", "steady", "restarts", "looked_again", "first_chain")
 
 
 class Checkpoint:
@@ -51,7 +52,7 @@ class Checkpoint:
             "generator": _text(k.generator.get_state()),
             "reference": None if search.reference is None else _text(search.reference),
             "krylov": {name: getattr(k, name) for name in ("mismatch", "scale", "products")},
-            "search": {name: getattr(search, name) for name in ("warm", "phase", "steady", "restarts", "first_chain")},
+            "search": {name: getattr(search, name) for name in _SEARCH},
             "history": search.history,
         }
         write_envelope(self.path, KIND, state)

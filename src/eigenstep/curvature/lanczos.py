@@ -1,6 +1,7 @@
 """Lanczos until the wanted eigenvalues are certain: residuals small, identity confirmed, multiplicity looked for."""
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -73,6 +74,7 @@ class Search:
     aim: Aim
     krylov: Krylov
     warm: bool = False
+    inherited: bool = False  # the start comes from a certified measurement: what could have overtaken it is looked for
     phase: Literal["converge", "confirm", "fresh", "done"] = "converge"
     steady: int = 0
     reference: Tensor | None = None
@@ -107,7 +109,9 @@ class Search:
         if not certified:
             return "none"
         fresh = " and after a fresh random start in the rest of the space" if self.looked_again else ""
-        return f"values stood still to tol / {round(1 / STILL)} over {self.aim.confirm} confirming products{fresh}"
+        earlier = "an earlier certified measurement; since then, " if self.inherited else ""
+        still = f"values stood still to tol / {round(1 / STILL)} over {self.aim.confirm} confirming products"
+        return f"{earlier}{still}{fresh}"
 
     def wanted(self, ritz: Ritz) -> list[int]:
         """Indices of the wanted Ritz values, largest value first."""
@@ -146,7 +150,9 @@ class Search:
             self.phase = "confirm"
             if self.warm:
                 self._look_again()
-        needed = self.aim.confirm if self.phase == "confirm" else max(self.aim.confirm, self._fresh_steps(ritz, wanted))
+        needed = self.aim.confirm
+        if self.phase == "fresh" and not self.inherited:
+            needed = max(needed, self._fresh_steps(ritz, wanted))
         if self.phase in ("confirm", "fresh") and self.steady >= needed:
             if self.phase == "confirm" and self.aim.count > 1:
                 self._look_again()
@@ -169,10 +175,11 @@ class Search:
         if len(order) <= self.aim.count or not wanted:
             return self.aim.confirm
         last, following = float(ritz.values[order[self.aim.count - 1]]), float(ritz.values[order[self.aim.count]])
-        width = abs(following - float(ritz.values[order[-1]])) or self.krylov.scale
+        width = abs(following - float(ritz.values[order[-1]])) or self.krylov.scale or 1.0
         gap = (abs(last - following) + self.aim.tol * abs(last)) / width
         growth = math.log(2e3 * math.sqrt(self.krylov.operator.size))
-        return min(math.ceil(1 + growth / math.acosh(1 + 2 * gap)) if gap > 0 else 10**9, 2 * self.aim.confirm)
+        steps = math.ceil(1 + growth / math.acosh(1 + 2 * gap)) if gap > 1e-15 else 10**9  # else 1 + 2 gap is 1
+        return min(steps, 2 * self.aim.confirm)
 
     def _index(self) -> int:
         """The pending vector on which most of the wanted residuals lies."""
@@ -191,16 +198,22 @@ class Search:
         self.restarts += 1
 
 
-def begin(operator: Operator, aim: Aim, *, seed: int, capacity: int, start: Tensor | None = None) -> Search:
-    """Return a search that begins at a random vector, or at the given ones (k, n)."""
-    generator = torch.Generator().manual_seed(seed)
+def begin(
+    operator: Operator, aim: Aim, *, seed: int, capacity: int, start: Tensor | None = None, inherited: bool = False
+) -> Search:
+    """Return a search that begins at a random vector, or at the given ones (k, n), `inherited` if those are certified.
+
+    Each set of given vectors has fresh starts of its own, lest every refresh of a series look in the same place.
+    """
+    own = 0 if start is None else zlib.crc32(start[0, :64].cpu().to(torch.float64).numpy().tobytes())
+    generator = torch.Generator().manual_seed(seed + own)
     krylov = Krylov(operator, min(capacity, operator.size), generator)
     for vector in [] if start is None else reversed(list(start)):
         krylov.add(vector)
     warm = bool(krylov.pending)
     if not warm:
         krylov.add()
-    return Search(aim, krylov, warm)
+    return Search(aim, krylov, warm, warm and inherited and len(krylov.pending) >= aim.count)
 
 
 def random_start_excess(n: int, steps: int, chance: float = 1e-3) -> float | None:

@@ -55,8 +55,9 @@ def measure(
     Identity: after convergence, `confirm` more products must leave every value in place (to tol / 200); where several
     values are wanted, or with a warm `start`, a fresh random start in the rest of the space must show nothing new.
     quick=True drops this, and the result says so.
-    start: eigenvectors (k, n) or an earlier measurement with vectors. optimizer: then the operator is P^-1/2 (H + wI)
-    P^-1/2 with its live second moments. curvature: 'hessian' or 'ggn'. method: how products are made, see
+    start: eigenvectors (k, n) or an earlier measurement with vectors: a refresh then takes some 2 products (quick), or
+    7 if the earlier one is certified, 5 of them from a fresh random start. optimizer: then the operator is P^-1/2 (H +
+    wI) P^-1/2 with its live second moments. curvature: 'hessian' or 'ggn'. method: how products are made, see
     HessianOperator. basis: the most vectors held (default 1 GB's worth, at least 2 top + 4). progress: True for lines
     on stderr, or a function of a Progress. checkpoint: a file to write now and then, and to go on from. Ctrl-C returns
     what has converged so far, flagged; a second one is not caught.
@@ -78,7 +79,8 @@ def measure(
         if aim.count > operator.size:
             raise InvalidValue(f"measure: {aim.count} eigenvalues were asked for, the operator has {operator.size}")
         capacity = _capacity(operator, aim, basis)
-        search = begin(operator, aim, seed=seed, capacity=capacity, start=_start(operator, start))
+        inherited = isinstance(start, Measurement) and _known(start, operator, which)
+        search = begin(operator, aim, seed=seed, capacity=capacity, start=_start(operator, start), inherited=inherited)
         saver = Checkpoint(checkpoint, operator, aim, seed) if checkpoint is not None else None
         if saver is not None:
             saver.resume(search)
@@ -144,6 +146,12 @@ def _start(operator: Operator, start: Tensor | Measurement | None) -> Tensor | N
     if rows.dim() != 2 or rows.shape[1] != operator.size or not bool(rows.isfinite().all()):
         raise InvalidValue(f"measure: start has shape {tuple(rows.shape)}; finite (k, {operator.size}) is needed")
     return rows.detach()
+
+
+def _known(start: Measurement, operator: Operator, which: Which) -> bool:
+    """Whether an earlier measurement certified what is asked for now."""
+    same = start.operator == operator.kind and which != "magnitude" and start.covers == _covers(which, start.values)
+    return start.certified and same
 
 
 def _rows(given: Tensor) -> Tensor:
