@@ -295,9 +295,19 @@ def test_19_lr_zero_in_a_warm_up() -> None:
 
 def test_20_lion_is_judged_by_one_step() -> None:
     net, batch = tanh_net(), digits()
-    found = diagnosed(net, es.Optimizer(net.parameters(), es.Lion(lr=1e-3)), batch)
+    lion = es.Optimizer(net.parameters(), es.Lion(lr=1e-3))
+    found = diagnosed(net, lion, batch)
     assert found.verdict == "one-step" and found.ratio is None and found.critical is not None
-    assert "no linear limit" in found.sentence and "one-step" in found.sentence
+    assert "no linear limit" in found.sentence and "one-step" in found.sentence and "signs" in found.reasons["ratio"]
+    multiple = found.critical.multiple
+    assert multiple is not None and multiple > 1
+    for factor, rises in ((0.9, False), (1.1, True)):  # the real step, that much shorter or longer
+        other = tanh_net()
+        run = losses(other, es.Optimizer(other.parameters(), es.Lion(lr=factor * multiple * 1e-3)), batch, 2)
+        assert (run[1] > run[0]) == rises
+    muon = torch.optim.Muon([p for p in net.parameters() if p.dim() == 2], lr=0.02)
+    part = es.Objective(net, squares, batch, parameters="*.weight")
+    assert es.diagnose(part, muon).verdict == "one-step"
 
 
 def test_21_the_loss_is_nan_already() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigenstep.advice.critical import CriticalSharpness, critical_sharpness
 from eigenstep.advice.diagnosis import Diagnosis
 from eigenstep.advice.direction import direction_of
 from eigenstep.advice.edge import Edge, edge_of
@@ -16,7 +17,7 @@ from eigenstep.advice.limit import Limit, limit_now, ratio_alone
 from eigenstep.advice.slow import Slowness, one_rule, slowness
 from eigenstep.advice.spread import Spread, first_batches, spread_of
 from eigenstep.advice.trial import Trial, trial_of
-from eigenstep.advice.verdict import DEAD_FROM, DOWNWARDS, Facts, Silence, code_of, sentence_of
+from eigenstep.advice.verdict import DEAD_FROM, DOWNWARDS, Facts, Silence, code_of, one_step_sentence, sentence_of
 from eigenstep.advice.whatif import Change, what_if
 from eigenstep.bridge import rule_of
 from eigenstep.curvature import Measurement, Objective, measure, shares
@@ -119,7 +120,7 @@ class _Work:
             )
         self.tell(2, len(_STAGES), _STAGES[2])
         lowest = None if dead else self._lowest()
-        slow = spread = direction = critical = trial = None
+        slow = spread = direction = trial = None
         changes: list[Change] = []
         alone: dict[str, float] = {}
         if edge is not None and limit is not None:
@@ -132,16 +133,16 @@ class _Work:
                 alone = self._layers(edge, direction.shares)
                 self.tell(5, len(_STAGES), _STAGES[5])
                 spread = self._spread(edge, limit)
-        elif linear is not None and not dead:
-            from eigenstep.advice.critical import critical_sharpness
-
-            critical = critical_sharpness(self.objective, self.optimizer)
+        critical = None if dead else self._critical(needed=linear is not None)
         named = direction.shares if direction is not None else ({} if dead else self._plain_shares())
         facts = self._facts(edge, limit, slow, lowest, spread, silence, trial)
-        code = "one-step" if critical is not None else code_of(facts)
-        if critical is not None:
-            sentence = self._one_step(critical.value, critical.lr)
+        if critical is not None and linear is not None:
+            code, sentence = (
+                "one-step",
+                one_step_sentence(type(self.optimizer).__name__, critical.multiple, critical.reason),
+            )
         else:
+            code = code_of(facts)
             lr, edge_lr = (limit.lr, limit.max_stable_lr) if limit is not None else (0.0, 0.0)
             sentence = sentence_of(code, facts, lr, edge_lr)
         return Diagnosis(
@@ -315,13 +316,15 @@ class _Work:
         nothing = self.objective.value({id(p): torch.zeros_like(p) for p in self.objective.params})
         return self.loss / nothing if math.isfinite(nothing) and nothing > 0 else None
 
-    def _one_step(self, value: float, times: float) -> str:
-        name = type(self.optimizer).__name__
-        return (
-            f"{name} has no linear limit, so it was judged by one real step: the loss rises once that step is made "
-            f"{times:.3g} times as long (critical sharpness {value:.3g}). A one-step quantity: it says nothing of the "
-            "steps after."
-        )
+    def _critical(self, *, needed: bool) -> CriticalSharpness | None:
+        """The one-step quantity beside the limit, or in its place; what cannot be copied has none."""
+        try:
+            return critical_sharpness(self.objective, self.optimizer)
+        except Unsupported as error:
+            if needed:
+                raise
+            self.reasons["critical"] = str(error)
+            return None
 
     def _notes(self, limit: Limit | None, facts: Facts, spread: Spread | None) -> list[str]:
         notes = list(limit.notes if limit is not None else self.objective.notes)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 
+from eigenstep.advice.critical import CriticalSharpness
 from eigenstep.advice.direction import Direction
 from eigenstep.advice.limit import Limit
 from eigenstep.advice.slow import Scale, Slowness
@@ -35,7 +36,8 @@ class Diagnosis:
     it, each group alone included; layers: each module's ratio alone. direction, shares: where the sharp direction lies.
     slow: how slow the slow directions are; lowest: the most negative eigenvalue; spread: over mini-batches. clip: the
     factor that clipping puts on the update. trial: some updates on copies, where second moments are young and the ratio
-    is above 1. critical: for optimizers without a linear limit. changes: the what-if
+    is above 1. critical: the one-step quantity, never to be
+    divided by the limit; the verdict rests on it only where there is no linear limit. changes: the what-if
     table. silent: the share of coordinates in parameters without any gradient. facts: what decided the verdict.
     """
 
@@ -56,7 +58,7 @@ class Diagnosis:
     spread: Spread | None = None
     clip: float | None = None
     trial: Trial | None = None
-    critical: Any = None
+    critical: CriticalSharpness | None = None
     changes: tuple[Change, ...] = ()
     silent: float = 0.0
     facts: Facts = field(default_factory=Facts)
@@ -118,7 +120,7 @@ class Diagnosis:
         content |= {name: dict(getattr(self, name)) for name in ("shares", "layers", "reasons")}
         content |= {name: getattr(self, name) for name in ("clip", "silent", "products", "seconds")}
         content["lowest_eigenvalue"] = None if self.lowest is None else float(self.lowest.values[0])
-        content["critical"] = None if self.critical is None else {"value": self.critical.value, "lr": self.critical.lr}
+        content["critical"] = None if self.critical is None else self.critical.as_dict()
         content["limits"] = [change.as_dict() for change in self.changes]
         content["spectrum"] = None if spectrum is None else spectrum.as_dict
         content["notes"] = list(self.notes)
@@ -134,10 +136,11 @@ class Diagnosis:
         rows = [("loss", f"{self.loss:.6g}")]
         if self.limit is not None:
             rows += _limit_rows(self.limit)
-        if self.critical is not None:
-            rows.append(
-                ("critical sharpness", f"{self.critical.value:.4g}, one step; reached at {self.critical.lr:.4g}")
-            )
+        if self.critical is not None and self.critical.lr is not None:
+            words = f"{self.critical.value:.4g}: the next step alone raises the loss from lr {self.critical.lr:.4g} on"
+            if self.limit is not None:
+                words += f"; over many steps the edge is at {self.limit.max_stable_lr:.4g}"
+            rows.append(("critical sharpness", words))
         if self.direction is not None:
             d = self.direction
             smooth = {True: "agree", False: "DISAGREE: kinks that the Hessian does not see", None: "lost in rounding"}

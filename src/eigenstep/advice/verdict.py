@@ -147,6 +147,19 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
     return words[code]
 
 
+def one_step_sentence(name: str, multiple: float | None, reason: str | None) -> str:
+    """Return in words what the one real step says of an optimizer without a linear limit."""
+    head = f"{name} has no linear limit, so it was judged by one real step: "
+    if multiple is None:
+        return f"{head}but there is none ({reason})."
+    if multiple == float("inf"):
+        return f"{head}the loss does not rise however long it is made."
+    rises = (
+        "it raises the loss as it is" if multiple <= 1 else f"it raises the loss once made {multiple:.3g} times as long"
+    )
+    return f"{head}{rises}. A one-step quantity: it says nothing of the steps after."
+
+
 def _tried(f: Facts) -> str:
     if f.trial_rises is False:
         return " Second moments this young say little; some updates tried on copies lower the loss."
