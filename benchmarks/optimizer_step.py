@@ -1,5 +1,6 @@
 """One step of `Optimizer` with Adam and with the heavy ball, beside torch.optim: default, foreach and fused."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ METHODS: dict[str, dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Op
 def perceptron(sizes: tuple[int, ...]) -> list[torch.nn.Parameter]:
     """The weights and biases of a multilayer perceptron in float32, with gradients."""
     generator = torch.Generator().manual_seed(0)
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = itertools.pairwise(sizes)
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for a, b in pairs for shape in ((b, a), (b,))]
     for parameter in parameters:
         parameter.data = torch.randn(parameter.shape, generator=generator)

@@ -154,6 +154,55 @@ def test_the_limit_ignores_lr_and_adagrad_has_none() -> None:
     assert float(frozen_limit(es.AdaGrad(), torch.tensor(2.0))) == pytest.approx(1.0)
 
 
+def test_adagrads_unit_only_grows_and_what_is_left_then() -> None:
+    """Not so on a saddle, along which its unit grows slower than the error; and decoupled decay is never measured."""
+    decayed = es.AdaGrad(weight_decay=0.5, decoupled=True)
+    assert max_stable_lr(decayed, 2.0) == pytest.approx(4.0)
+    assert max_stable_lr(decayed, -2.0) == pytest.approx(4.0)
+    assert max_stable_lr(es.AdaGrad(weight_decay=0.5), 2.0) == math.inf
+    assert max_stable_lr(es.AdaGrad(), -2.0) == 0.0
+    saddle = es.predict(es.AdaGrad(lr=0.1), es.Spectrum.from_eigenvalues([1.0, -1.0]), unit=1.0)
+    assert (saddle.stable, saddle.max_stable_lr) == (False, math.inf)
+    run = es.simulate(es.AdaGrad(lr=0.1), es.Quadratic([1.0, -1.0]), [0.1, 0.1], steps=2000)
+    assert abs(float(run.final[0])) < 1e-9 < 1 < abs(float(run.final[1]))
+    for lr, stable in ((3.9, True), (4.1, False)):
+        rule = decayed.replace(lr=lr)
+        assert es.predict(rule, es.Spectrum.from_eigenvalues([2.0, 1.0]), unit=1.0).stable is stable
+        run = es.simulate(rule, es.Quadratic([2.0, 1.0]), [0.1, 0.1], steps=4000)
+        assert (float(run.final.norm()) < 1e-3) is stable
+
+
+def test_coupled_decay_of_an_adaptive_rule_counts_once() -> None:
+    """It is inside the preconditioned sharpness: at 0 nothing moves, whatever the decay."""
+    for rule in (es.Adam(weight_decay=0.3), es.RMSProp(weight_decay=0.3)):
+        assert max_stable_lr(rule, 0.0) == math.inf
+        assert max_stable_lr(rule, 1.0) == max_stable_lr(rule.replace(weight_decay=0.0), 1.0)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: max_stable_lr("adam", 1.0),  # type: ignore[call-overload]
+        lambda: max_stable_lr(es.Adam, 1.0),  # type: ignore[call-overload]
+        lambda: es.predict(torch.optim.SGD([torch.zeros(1, requires_grad=True)]), es.Spectrum.from_eigenvalues([1.0])),  # type: ignore[arg-type]
+        lambda: es.tune("adam", es.Spectrum.from_eigenvalues([1.0])),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_rule_is_told_what_is(ask: Callable[[], object]) -> None:
+    with pytest.raises(es.InvalidValue, match="is no rule; give one"):
+        ask()
+
+
+@pytest.mark.parametrize("sharpness", ["a", None, es.Spectrum.from_eigenvalues([1.0])])
+def test_a_sharpness_is_a_number(sharpness: float) -> None:
+    with pytest.raises(es.InvalidValue, match="must be a number"):
+        max_stable_lr(es.GradientDescent(), sharpness)
+
+
+def test_round_limits_are_round() -> None:
+    assert [max_stable_lr(es.GradientDescent(), s) for s in (1.0, 2.0, 100.0)] == [2.0, 1.0, 0.02]
+
+
 def test_lanes_give_the_limits_of_single_rules() -> None:
     momenta, sharpness = torch.tensor([0.0, 0.5, 0.9]).double(), torch.tensor([1.0, 2.0, 4.0]).double()
     together = max_stable_lr(es.HeavyBall(momentum=momenta), sharpness)
@@ -218,6 +267,18 @@ REAL = {
     "NAdam": _one(
         torch.optim.NAdam, es.NAdam(lr=0.1, eps=1.0, momentum_decay=1e4), eps=1.0, momentum_decay=1e4
     ),
+    "NAdam, coupled decay": _one(
+        torch.optim.NAdam,
+        es.NAdam(lr=0.1, eps=1.0, momentum_decay=1e4, weight_decay=2.0), eps=1.0, momentum_decay=1e4, weight_decay=2.0,
+    ),
+    "RMSprop, coupled decay": _one(
+        torch.optim.RMSprop, es.RMSProp(lr=0.1, eps=1.0, weight_decay=2.0), eps=1.0, weight_decay=2.0
+    ),
+    "SGD nesterov, coupled decay": _one(
+        torch.optim.SGD,
+        es.Nesterov(lr=0.1, momentum=0.9, weight_decay=2.0), momentum=0.9, nesterov=True, weight_decay=2.0,
+    ),
+    "RMSprop centred": _one(torch.optim.RMSprop, es.RMSProp(lr=0.1, eps=1.0, centered=True), eps=1.0, centered=True),
     "RAdam": _one(torch.optim.RAdam, es.RAdam(lr=0.1, eps=1.0, betas=(0.9, 0.9)), eps=1.0, betas=(0.9, 0.9)),
     "Adagrad": _one(torch.optim.Adagrad, es.AdaGrad(lr=0.1, eps=1.0), eps=1.0),
 }  # fmt: skip
@@ -269,6 +330,25 @@ def test_the_real_torch_class_leaves_where_the_rule_says(name: str) -> None:
     assert bisected(fresh, expected) == pytest.approx(expected, rel=1e-6)
     if not w and real.rule.name not in ("adamw", "adagrad"):
         assert max_stable_lr(real.rule, expected) == pytest.approx(0.1, rel=1e-9)
+
+
+def test_torch_measures_coupled_decay_in_its_unit_too() -> None:
+    """H = c diag(1, 100), P = diag(1e-3, 1), w = 1, lr = 1e-3: the edge is c = 1, from (c + 1) / 1e-3; not c = 2."""
+
+    def fresh() -> Callable[[Tensor, Tensor], Tensor]:
+        both = [torch.full((200,), 1e-100, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+        groups = [{"params": [both[0]], "eps": 1e-3}, {"params": [both[1]], "eps": 1.0}]
+        optimizer = torch.optim.RMSprop(groups, lr=1e-3, weight_decay=1.0)
+
+        def step(_: Tensor, c: Tensor) -> Tensor:
+            for parameter, curvature in zip(both, (1.0, 100.0), strict=True):
+                parameter.grad = curvature * c * parameter.detach()
+            optimizer.step()
+            return torch.maximum(*(parameter.detach().abs() for parameter in both))
+
+        return step
+
+    assert bisected(fresh, 1.0) == pytest.approx(1.0, rel=1e-6)
 
 
 def _heavy_ball(lr: float, beta: float, w: float) -> Callable[[], Callable[[Tensor, Tensor], Tensor]]:

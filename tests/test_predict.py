@@ -199,6 +199,28 @@ def test_the_curve_of_gradient_descent_is_its_closed_form(h: list[float], e: flo
     torch.testing.assert_close(curve, expected, rtol=1e-10, atol=1e-200)
 
 
+@pytest.mark.parametrize("lr", [0.02, 0.02 * (1 - 1e-12)])
+def test_at_the_edge_nothing_settles_and_the_answer_comes_soon(lr: float) -> None:
+    found = predict(es.GradientDescent(lr=lr), ARTICLE, start=START, loss=1e-6, within=100_000)
+    assert (found.steps, found.settled) == (None, None)
+    assert "within= allows more" in found.reasons["steps"]
+
+
+def test_what_rounding_hides_is_not_called_settled() -> None:
+    """Within rounding of its limit heavy ball swings nineteen times as far out as it began."""
+    rule = es.HeavyBall(lr=0.038 * (1 - 1e-15))
+    found = predict(rule, ARTICLE, start=[1e-9, 1e-4], loss=1e-6)
+    assert (found.steps, found.settled) == (0, None)
+    assert "rounding" in found.reasons["settled"]
+
+
+def test_longer_blocks_count_the_same() -> None:
+    """A long run, in which the block grows tenfold: to the closed form of gradient descent."""
+    slow = es.Spectrum.from_eigenvalues([1e-5, 1.0])
+    found = predict(es.GradientDescent(lr=1.0), slow, start=[1.0, 1.0], radius=1e-3)
+    assert found.steps == found.settled == math.ceil(math.log(1e-3) / math.log1p(-1e-5))
+
+
 # --- transient growth ---
 
 
@@ -289,6 +311,8 @@ def test_lambda_and_a_are_never_confused() -> None:
         [5.0, 1.0], operator="preconditioned", preconditioner={"rule": "adam", "t": 7}
     )
     assert predict(es.Adam(lr=0.1), preconditioned).max_stable_lr == pytest.approx(38 / 5)
+    other = predict(es.RMSProp(lr=0.1), preconditioned)
+    assert any("preconditioned for adam" in note for note in other.notes)
     with pytest.raises(es.InvalidValue, match="preconditioned"):
         predict(es.GradientDescent(lr=0.1), preconditioned)
     with pytest.raises(es.InvalidValue, match="leave it out"):
@@ -300,6 +324,10 @@ def test_lambda_and_a_are_never_confused() -> None:
 def test_refusals() -> None:
     with pytest.raises(es.InvalidValue, match="lr = 0"):
         predict(es.GradientDescent(lr=0.0), ARTICLE)
+    with pytest.raises(es.InvalidValue, match=r"Spectrum.from_eigenvalues"):
+        predict(es.GradientDescent(lr=0.01), [1.0, 100.0])  # type: ignore[arg-type]
+    with pytest.raises(es.InvalidValue, match="start must be 2 numbers"):
+        predict(es.GradientDescent(lr=0.01), ARTICLE, start="ab", loss=1e-6)
     with pytest.raises(es.InvalidValue, match="one per eigenvalue"):
         predict(es.GradientDescent(lr=0.01), ARTICLE, start=[1.0], loss=1e-6)
     with pytest.raises(es.InvalidValue, match="tolerance"):

@@ -345,6 +345,12 @@ def test_bad_input_is_refused(options: dict[str, Any], words: str) -> None:
         simulate(Adam(), article(), **options)
 
 
+@pytest.mark.parametrize("pair", [("adam", article()), (Adam(), "quadratic"), (Adam, article())])
+def test_a_rule_and_a_problem_are_needed(pair: tuple[Any, Any]) -> None:
+    with pytest.raises(InvalidValue, match="a rule and a problem are needed"):
+        simulate(*pair)
+
+
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean 'losses'"):
         simulate(Adam(), article(), keep="loses")

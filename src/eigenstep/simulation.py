@@ -110,6 +110,11 @@ def simulate(
     >>> simulate(GradientDescent(lr=torch.tensor([2 / 101, 2.02 / 100])), problem, loss=1e-6, box=5.0).left.tolist()
     [-1, 101]
     """
+    if not isinstance(rule, Rule) or not isinstance(problem, Problem):
+        raise InvalidValue(
+            f"simulate: a rule and a problem are needed, such as eigenstep.Adam() and eigenstep.Rosenbrock(), not "
+            f"{type(rule).__name__} and {type(problem).__name__}"
+        )
     kept = _checked(steps, point, keep, {"loss": loss, "radius": radius, "box": box, "ball": ball})
     points, shape = _points(rule, problem, start)
     lanes = _Lanes(rule, problem, points, shape, point, (loss, radius), (box, ball), kept, settle)

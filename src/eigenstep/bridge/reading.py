@@ -173,6 +173,6 @@ def _known_class(optimizer: torch.optim.Optimizer) -> type:
         own, understood = (getattr(cls, method, None) for cls in (type(optimizer), known))
         if own is not None and (understood is None or inspect.unwrap(own) is not inspect.unwrap(understood)):
             raise Unsupported(
-                f"rule_of: {name} is a {known.__name__} with its own {method}, which need not be its rule; {_INSTEAD}"
+                f"rule_of: {name} is {known.__name__} with a {method} of its own, perhaps another rule; {_INSTEAD}"
             )
     return known

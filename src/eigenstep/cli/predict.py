@@ -17,6 +17,7 @@ _SHOWN = 40  # eigenvalues in the table; beyond, the ends only
 @common.rule_options
 @common.tolerance_options
 @click.option("--origin", type=common.numbers, help="With weight decay: zero parameters minus minimum, as --start.")
+@click.option("--within", type=click.IntRange(min=1), help="Give up counting after so many updates.")
 @common.json_option
 def command(
     eigenvalues: tuple[float, ...],
@@ -31,6 +32,7 @@ def command(
     radius: float | None,
     point: str,
     origin: float | list[float] | None,
+    within: int | None,
     as_json: bool,
 ) -> None:
     r"""What a rule will do on given eigenvalues of the Hessian.
@@ -52,6 +54,7 @@ def command(
         origin=common.per_eigenvalue(origin, spectrum),
         unit=common.as_unit(unit),
         point=point,
+        within=within,
     )
     if as_json:
         common.print_json("prediction", prediction.as_dict())

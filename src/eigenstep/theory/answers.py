@@ -1,6 +1,7 @@
 """What the covered part of a spectrum lets one answer about a rule: limits, rates, counts, words; else reasons."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ MOVES = "P moves; simulate it"
 def effective_eigenvalues(rule: LinearRule, spectrum: Spectrum, unit: float | Tensor | None) -> Tensor:
     """The eigenvalues that the rule's matrix is built from; lambda and a are never confused."""
     name = type(rule).__name__
+    if not isinstance(spectrum, Spectrum):
+        raise InvalidValue(
+            f"a Spectrum is needed, not {type(spectrum).__name__}; make one with Spectrum.from_eigenvalues(values)"
+        )
     if spectrum.operator == "preconditioned":
         made_for = (spectrum.preconditioner or {}).get("rule")
         if not rule.adaptive:
@@ -88,7 +93,7 @@ class Answers:
         worst = int(radii.argmax())
         if self.complete or ends_suffice:
             self.found |= {"rate": float(radii[worst]), "slowest": float(spectrum.values[worst])}
-            self.found["stable"] = self.rule.unit_only_grows or bool(stable.all())
+            self.found["stable"] = bool(stable.all())
         else:
             reason = f"the spectrum covers {spectrum.covers!r}: eigenvalues that are not known may set it"
             self.lacks(("rate", "slowest"), reason)
@@ -118,7 +123,7 @@ def fill_counts(
     rule, values, found = answers.rule, answers.values, answers.found
     counted = ("steps", "settled", "estimate")
     for name, tolerance in (("loss", loss), ("radius", radius)):
-        if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf):
             raise InvalidValue(f"{name}={tolerance} must be a finite, positive tolerance")
     if point not in ("iterate", "stored"):
         raise InvalidValue(f"point={point!r} must be 'iterate' or 'stored'")
@@ -182,9 +187,12 @@ def notes(
             )
     if counted_blind and rule.decoupled and rule.weight_decay != 0 and rule.buffer_names:
         said.append("Counts take the buffers to start where decoupled decay lets them rest; origin= starts them empty.")
+    made_for = (spectrum.preconditioner or {}).get("rule", rule.name)
+    if made_for != rule.name:
+        said.append(f"The spectrum was preconditioned for {made_for}; {rule.name} would have another P.")
     if rule.adaptive:
         said.append("Local, with the preconditioner frozen: while it moves, the rule may do better or worse than this.")
-        if rule.unit_only_grows:
+        if rule.unit_only_grows and not rule.decoupled:
             said.append(
                 "Its unit only grows, so that any lr ends up stable; rate and frozen_limit hold for the unit as it is."
             )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue
-from eigenstep.rules import Rule
+from eigenstep.rules import LinearRule, Rule
 from eigenstep.theory.linear import is_stable, iteration_matrix, linear, radii
 
 # The edge is looked for within this many decades of the natural scale 1 / eigenvalue, then bisected to rounding.
@@ -24,9 +24,9 @@ def max_stable_lr(rule: Rule, sharpness: float | Tensor) -> float | Tensor:
 
     The supremum of {lr : rho(M(lr, sharpness)) < 1} at the rule's late coefficients, with its weight decay, coupled or
     decoupled. sharpness is an eigenvalue of the Hessian or, for an adaptive rule, of P^-1/2 (H + wI) P^-1/2 with P
-    frozen (then it is the frozen-P limit). AdaGrad's is infinite: its unit only grows. So is that of a flat
-    direction that nothing moves; a direction from which every lr moves away has 0. A tensor of sharpnesses gives a
-    tensor of limits, as do lanes in the rule.
+    frozen (then it is the frozen-P limit). AdaGrad's is infinite: its unit only grows, until nothing but decoupled
+    decay is left to set a limit. Infinite is also that of a flat direction that nothing moves; a direction from which
+    every lr moves away has 0. A tensor of sharpnesses gives a tensor of limits, as do lanes in the rule.
 
     Raises InvalidValue for a sharpness that is not finite, Unsupported for a rule that is not linear.
 
@@ -39,8 +39,8 @@ def max_stable_lr(rule: Rule, sharpness: float | Tensor) -> float | Tensor:
     rule = linear(rule)
     values = _finite("sharpness", sharpness)
     if rule.unit_only_grows:
-        shape = torch.broadcast_shapes(rule.replace(lr=1.0).lanes, values.shape)  # type: ignore[no-untyped-call]
-        limits = torch.full(shape, math.inf, dtype=torch.float64)
+        grown = frozen_limit(rule, torch.zeros_like(values))
+        limits = torch.where((values < 0) & (_acting_decay(rule) == 0), 0.0, grown)
     else:
         limits = frozen_limit(rule, values)
     return limits if isinstance(sharpness, Tensor) or limits.dim() else float(limits)
@@ -51,7 +51,7 @@ def frozen_limit(rule: Rule, sharpness: Tensor) -> Tensor:
     rule = linear(rule)
     fixed = rule.replace(lr=1.0)
     sharpness = sharpness.expand(torch.broadcast_shapes(fixed.lanes, sharpness.shape))  # type: ignore[no-untyped-call]
-    decay = torch.as_tensor(rule.weight_decay, dtype=torch.float64)
+    decay = _acting_decay(rule)
     nothing_moves = (sharpness == 0) & (decay == 0)
     scale = 1 / torch.where(nothing_moves, 1.0, torch.maximum(sharpness.abs(), decay))
 
@@ -59,6 +59,23 @@ def frozen_limit(rule: Rule, sharpness: Tensor) -> Tensor:
         return is_stable(iteration_matrix(fixed.replace(lr=lr), sharpness.unsqueeze(-1))).squeeze(-1)
 
     return torch.where(nothing_moves, math.inf, _edge(stable, scale))
+
+
+def stable_directions(rule: Rule, eigenvalues: Tensor) -> Tensor:
+    """Tell whether the rule, at its lr, contracts along directions of these curvatures (n,); AdaGrad in the end.
+
+    >>> from eigenstep.rules import AdaGrad, HeavyBall
+    >>> curvatures = torch.tensor([-1.0, 0.0, 1.0, 50.0])
+    >>> stable_directions(HeavyBall(lr=0.1), curvatures).tolist()
+    [False, False, True, False]
+    >>> stable_directions(AdaGrad(lr=0.1), curvatures).tolist()
+    [False, False, True, True]
+    """
+    rule = linear(rule)
+    if not rule.unit_only_grows:
+        return is_stable(iteration_matrix(rule, eigenvalues))
+    moved = (eigenvalues != 0) | (_acting_decay(rule) != 0)
+    return moved & (torch.as_tensor(rule.lr, dtype=torch.float64) < max_stable_lr(rule, eigenvalues))
 
 
 def largest_stable_eigenvalue(rule: Rule) -> float:
@@ -130,12 +147,21 @@ def _edge(stable: Callable[[Tensor], Tensor], scale: Tensor) -> Tensor:
             break
         inside = stable(middle)
         low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-    edge = torch.where(last < 0, 0.0, (low + high) / 2)
+    edge = torch.where(last < 0, 0.0, high)
     return torch.where(last == steps - 1, math.inf, edge)
 
 
+def _acting_decay(rule: LinearRule) -> Tensor:
+    """The weight decay that the rule's matrices add; an adaptive rule's coupled decay is in its eigenvalues already."""
+    inside = rule.adaptive and not rule.decoupled
+    return torch.as_tensor(0.0 if inside else rule.weight_decay, dtype=torch.float64)
+
+
 def _finite(name: str, value: float | Tensor) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.float64)
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidValue(f"{name} must be a number or a tensor of numbers, not {type(value).__name__}") from error
     if not bool(tensor.isfinite().all()):
         raise InvalidValue(f"{name}={value!r} must be finite")
     return tensor

@@ -3,14 +3,23 @@
 import torch
 from torch import Tensor
 
-from eigenstep.errors import Unsupported
+from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.rules import LinearRule, Rule, State
 
 
 def linear(rule: Rule) -> LinearRule:
-    """Return the rule if it can be linearised; otherwise raise Unsupported, saying why and what to do instead."""
+    """Return the rule if it can be linearised; otherwise raise Unsupported, saying why and what to do instead.
+
+    Raises InvalidValue for what is no rule at all.
+    """
     if isinstance(rule, LinearRule):
         return rule
+    if not isinstance(rule, Rule):
+        given = f"the class {rule.__name__}" if isinstance(rule, type) else repr(type(rule).__name__)
+        raise InvalidValue(
+            f"{given} is no rule; give one such as eigenstep.HeavyBall(lr=0.1), or the one that a torch optimizer "
+            "runs, eigenstep.rule_of(optimizer)[0].rule"
+        )
     raise Unsupported(
         f"{type(rule).__name__} has no exact limit: its step is not linear in the gradient once its units are known "
         "(it keeps signs, or mixes coordinates); simulate it, or measure its critical sharpness"

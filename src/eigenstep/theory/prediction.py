@@ -11,10 +11,12 @@ from eigenstep.errors import InvalidValue
 from eigenstep.rules import LinearRule, Rule
 from eigenstep.spectrum import Spectrum
 from eigenstep.theory.answers import MOVES, Answers, effective_eigenvalues, fill_counts, notes
-from eigenstep.theory.linear import is_oscillating, is_stable, iteration_matrix, linear, spectral_radius
+from eigenstep.theory.limits import stable_directions
+from eigenstep.theory.linear import is_oscillating, iteration_matrix, linear, spectral_radius
 from eigenstep.theory.propagate import Flow, components, flow
 
-_WITHIN = 10_000_000
+# Updates after which counting gives up: some seconds, whatever the number of eigenvalues.
+_WITHIN, _LEAST, _EFFORT = 10_000_000, 20_000, 100_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ def predict(
     origin: Any = None,
     unit: float | Tensor | None = None,
     point: str = "iterate",
-    within: int = _WITHIN,
+    within: int | None = None,
 ) -> Prediction:
     """Predict the fate of a rule near a point whose curvature is `spectrum`, from the rule's own step.
 
@@ -98,7 +100,8 @@ def predict(
     components of (zero parameters - minimum); then they refer to the minimum. Where decoupled decay meets momentum
     the buffers rest at a value of their own, which `origin` alone can tell: without it the counts take them to start
     there, and a note says so. unit: the frozen P of an adaptive rule on a plain Hessian spectrum. point='stored'
-    counts at the point that the rule stores (Nesterov's look-ahead in torch).
+    counts at the point that the rule stores (Nesterov's look-ahead in torch). within: updates after which counting
+    gives up, by default ten million, fewer for more than ten eigenvalues (a hundred thousand for a thousand).
 
     Raises InvalidValue for lr = 0 (nothing moves, so there is no rate), an adaptive rule on a plain Hessian spectrum
     without `unit`, a batch of settings, or misshapen components; Unsupported for a rule that is not linear.
@@ -112,7 +115,9 @@ def predict(
     values = effective_eigenvalues(rule, spectrum, unit)
     matrices = iteration_matrix(rule, values)
     radii = spectral_radius(matrices)
-    answers = Answers(rule, spectrum, values, radii, is_stable(matrices))
+    if within is None:
+        within = max(_LEAST, min(_WITHIN, _EFFORT // len(values)))
+    answers = Answers(rule, spectrum, values, radii, stable_directions(rule, values))
     fill_counts(answers, start=start, loss=loss, radius=radius, origin=origin, point=point, within=within)
     return Prediction(
         rule=rule,

@@ -74,11 +74,12 @@ def tune(
         raise InvalidValue(
             f"{type(rule).__name__}: one setting at a time here, not a batch of shape {tuple(rule.lanes)}"
         )
+    values = effective_eigenvalues(rule, spectrum, unit)
     if spectrum.covers not in ("all", "ends"):
         raise InvalidValue(
             f"the spectrum covers {spectrum.covers!r}; the best lr needs both its largest and its smallest eigenvalue"
         )
-    search = _Search(rule, effective_eigenvalues(rule, spectrum, unit))
+    search = _Search(rule, values)
     momentum = search.momentum() if "momentum" in wanted else momentum_of(rule)
     if momentum is not None:
         rule = with_momentum(rule, momentum)
