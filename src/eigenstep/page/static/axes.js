@@ -98,3 +98,14 @@ export function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((m) => m * power).find((v) => v >= value * (1 - 1e-12));
 }
+
+/** A sentence in the middle of a picture, in place of a chart. */
+export function sentence(pen, theme, width, height, text) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    if (lines.at(-1).length + word.length > Math.max(20, width / 7.6)) lines.push("");
+    lines[lines.length - 1] += `${word} `;
+  }
+  const top = height / 2 - (lines.length - 1) * 9;
+  lines.forEach((line, i) => pen.text(line.trim(), width / 2, top + i * 18, theme.muted, { size: 12.5, align: "center" }));
+}

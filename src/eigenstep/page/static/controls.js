@@ -28,7 +28,8 @@ const straight = (low, high, step) => ({ to: (v) => v, from: (v) => v, low, high
 /** The reach of the lr slider: about the rule's limit; fixed for rules that have none of their own. */
 function lrScale(racer) {
   const own = !isAdaptive(racer.rule) && isLinear(racer.rule) && !racer.refused && racer.atMost > 0 && racer.atMost < Infinity;
-  const [low, high] = own ? [racer.atMost / 300, racer.atMost * 2.5] : [1e-5, 1];
+  const highest = Math.max(racer.atMost, ...(racer.wells ?? []).map((well) => well.limit));
+  const [low, high] = own ? [racer.atMost / 300, highest * 2.5] : [1e-5, 1];
   return logarithmic(Math.min(low, racer.given.lr || low), Math.max(high, racer.given.lr));
 }
 
@@ -120,8 +121,9 @@ function move(bar, control, chosen) {
   };
   if (!isAdaptive(chosen.rule)) {
     const near = chosen.best && scale.to(chosen.limit) - scale.to(chosen.best.lr) < 70;
-    if (chosen.best) place(chosen.best.lr, "best", near ? "best near" : "best");
-    if (chosen.limit !== null) place(chosen.limit, "edge", near ? "edge near" : "edge");
+    if (chosen.best && !(chosen.wells?.length > 1)) place(chosen.best.lr, "best", near ? "best near" : "best");
+    if (chosen.wells?.length > 1) for (const well of chosen.wells) place(well.limit, `edge of ${well.label}`, "edge");
+    else if (chosen.limit !== null) place(chosen.limit, "edge", near ? "edge near" : "edge");
     else if (chosen.atMost) place(chosen.atMost, "edge, at most", "edge");
   }
   bar.querySelector(".marks").replaceChildren(...marks);

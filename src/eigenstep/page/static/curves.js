@@ -1,6 +1,6 @@
 // The curves over updates: loss, predicted under simulated with its counts; eigencomponents, each at its own pace.
 
-import { figure, frame } from "./axes.js";
+import { figure, frame, sentence } from "./axes.js";
 import { fate } from "./model.js";
 import { radius } from "./theory.js";
 
@@ -71,9 +71,8 @@ const MOST = 40;
 export function drawComponents(pen, theme, width, height, model) {
   const racer = model.racers[model.state.selected], { run } = racer;
   if (!run?.components) {
-    const why = racer.refused ? `${racer.label} ${racer.refused}` : "Eigencomponents exist on the quadratic; here curvature changes with the place.";
-    pen.text(why, width / 2, height / 2, theme.muted, { align: "center", size: width < 400 ? 10.5 : 12 });
-    return;
+    const why = racer.refused ? `${racer.label} ${racer.refused}.` : "Eigencomponents belong to the quadratic; here curvature changes with the place.";
+    return sentence(pen, theme, width, height, why);
   }
   const n = run.n, length = Math.min(run.last, model.shown) + 1, signed = model.state.scale === "signed";
   const chosen = Array.from({ length: Math.min(n, MOST) }, (_, i) => Math.round((i * (n - 1)) / Math.max(Math.min(n, MOST) - 1, 1)));
@@ -100,7 +99,7 @@ export function drawComponents(pen, theme, width, height, model) {
         const foretold = (k) => (signed ? prediction.errors[k * n + i] : Math.abs(prediction.errors[k * n + i]) || NaN);
         pen.line(thinned(many, foretold, sx, sy, box.w), color, { width: 7, alpha: 0.28 });
       }
-      pen.line(thinned(Math.min(length, last + 1), value(i), sx, sy, box.w), color, { width: wide ? 1.6 : 1 });
+      pen.line(thinned(Math.min(length, last + 1), value(i), sx, sy, box.w), color, { width: wide ? 1.6 : 0.9, alpha: wide ? 1 : 0.6 });
       if (prediction && !signed && wide) {
         const r = radius(racer.rule, racer.p, model.problem.eigenvalues[i]), begin = Math.abs(model.components[i]) || top;
         if (r > 0) pen.line(slope(begin, r, last, sx, sy, y), color, { width: 1, dash: [4, 3] });
@@ -108,12 +107,30 @@ export function drawComponents(pen, theme, width, height, model) {
     }
     if (model.t < last) pen.line([sx(model.t), box.y, sx(model.t), box.y + box.h], theme.ink, { width: 1 });
   });
+  const growth = peakOf(run, chosen, length);
+  if (growth.by > 1.5 && run.left === null) {
+    const left = sx(growth.at) > box.x + box.w * 0.6, y = signed ? box.y + 10 : Math.max(sy(growth.size) - 10, box.y + 9);
+    pen.text(`first grows ${figure(growth.by, 3)} times`, sx(growth.at) + (left ? -6 : 6), y, theme.ink, { align: left ? "right" : "left", weight: 600, halo: theme.card });
+  }
   const names = n <= 6 ? chosen.map((i) => `λ = ${figure(model.problem.eigenvalues[i], 3)}`) : [`λ = ${figure(model.problem.eigenvalues[0], 3)}`, `λ = ${figure(model.problem.eigenvalues[n - 1], 3)}`];
   names.forEach((name, i) => {
     const color = theme.ramp(names.length < 2 ? 1 : i / (names.length - 1));
     pen.text(name, box.x + box.w - 5, box.y + 9 + 14 * i, color, { align: "right", weight: 600, halo: theme.card });
   });
   if (n > chosen.length) pen.text(`${chosen.length} of ${n} lines`, box.x + 5, box.y + box.h - 9, theme.muted, { halo: theme.card });
+}
+
+/** The largest growth of one component from its start: by how much, to what size, at which update. */
+function peakOf(run, chosen, length) {
+  let found = { by: 1, size: 0, at: 0 };
+  for (const i of chosen) {
+    const begun = Math.abs(run.components[i]);
+    for (let k = 1; begun > 0 && k < length; k++) {
+      const size = Math.abs(run.components[k * run.n + i]);
+      if (size / begun > found.by) found = { by: size / begun, size, at: k };
+    }
+  }
+  return found;
 }
 
 /** The straight line of begin * r^k on the logarithmic axis, cut where the axis ends. */

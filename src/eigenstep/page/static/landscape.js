@@ -8,7 +8,7 @@ const CELLS = 120;
 
 /** The part of the plane in view: [centre, half-height]. */
 function view(model) {
-  if (model.spectrum) return [[0, 0], 1.7];
+  if (model.spectrum) return [[0, 0], 1.7 * model.reach];
   if (model.problem.name === "rosenbrock") return [[0, 0.75], 1.85];
   if (model.problem.name === "double-well") return [[0.05, 0], 1.75];
   return [[0.55, 0.42], 1.45];
@@ -26,7 +26,7 @@ export function plane(model, width, height) {
 /** Heights on a grid of the view, their levels, and the picture of them. */
 function relief(model, theme, width, height) {
   const { problem } = model, values = problem.eigenvalues;
-  const shape = `${problem.name}|${values[0]}|${values[values.length - 1]}|${problem.cos}|${problem.minimum?.[0]}`;
+  const shape = `${problem.name}|${values[0]}|${values[values.length - 1]}|${problem.cos}|${problem.minimum?.[0]}|${model.reach}`;
   return remember(`relief|${shape}|${width}|${height}|${theme.name}`, () => {
     const { sx, sy } = plane(model, width, height), columns = CELLS, rows = Math.round((CELLS * height) / width);
     const heights = new Float64Array(columns * rows);
@@ -96,8 +96,11 @@ export function startAt(model, sx, sy) {
 }
 
 function axes(pen, theme, width, height, sx, sy, model) {
-  const named = model.spectrum ? ["along the flattest known direction", "along the sharpest"] : ["w₁", "w₂"];
-  if (model.problem.n === 1) named[1] = "the same";
+  const named = ["along the flattest known direction", "along the sharpest"];
+  if (model.spectrum) {
+    pen.text(named[0], width - 8, height - 12, theme.muted, { align: "right", halo: theme.halo });
+    return pen.text(named[1], 8, 12, theme.muted, { halo: theme.halo });
+  }
   for (let value = Math.ceil(sx.low); value <= sx.high; value++) {
     pen.line([sx(value), height, sx(value), height - 5], theme.axis, { width: 1 });
     if (value !== Math.ceil(sx.low)) pen.text(String(value).replace("-", "−"), sx(value), height - 12, theme.muted, { align: "center", halo: theme.halo });
@@ -106,8 +109,8 @@ function axes(pen, theme, width, height, sx, sy, model) {
     pen.line([0, sy(value), 5, sy(value)], theme.axis, { width: 1 });
     if (sy(value) < height - 22) pen.text(String(value).replace("-", "−"), 9, sy(value), theme.muted, { halo: theme.halo });
   }
-  pen.text(named[0], width - 8, height - 12, theme.muted, { align: "right", halo: theme.halo });
-  pen.text(named[1], 8, 12, theme.muted, { halo: theme.halo });
+  pen.text("w₁", width - 8, height - 12, theme.muted, { align: "right", halo: theme.halo });
+  pen.text("w₂", 8, 12, theme.muted, { halo: theme.halo });
 }
 
 /** A rule's way up to update t, its place now, and its label where it left. */
@@ -121,7 +124,8 @@ function way(pen, theme, racer, model, { sx, sy, t, chosen, width, height, label
     if (Math.abs(points[2 * k]) < 1e5 && Math.abs(points[2 * k + 1]) < 1e5) far = k;
   }
   const drawn = points.subarray(0, 2 * (far + 1));
-  pen.line(drawn, color, { width: chosen ? 1.8 : 1.3, alpha: chosen ? 1 : 0.75 });
+  const crowded = far > 100;
+  pen.line(drawn, color, { width: (chosen ? 1.8 : 1.3) * (crowded ? 0.55 : 1), alpha: (chosen ? 1 : 0.75) * (crowded ? 0.7 : 1) });
   const dots = Math.min(far, 60);
   for (let k = 1; k <= dots; k++) pen.dot(points[2 * k], points[2 * k + 1], chosen ? 2.1 : 1.6, color);
   const inside = (k) => points[2 * k] >= 0 && points[2 * k] <= width && points[2 * k + 1] >= 0 && points[2 * k + 1] <= height;

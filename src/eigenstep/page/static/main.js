@@ -173,7 +173,6 @@ const still = (act) => (event) => {
 
 /** Move the start to a point of the plane; the quadratic keeps it as eigencomponents. */
 function moveStart(x, y) {
-  if (app.report?.spectrum) return;
   const { problem } = app.model, inside = (v) => Math.min(Math.max(v, -4.99), 4.99);
   let place = [inside(x), inside(y)];
   if (problem.components) {
@@ -222,22 +221,27 @@ function openReport(text, name) {
   }
   player.stop();
   const { report } = app, spectrum = report.spectrum;
-  if (spectrum) {
-    const adapts = spectrum.operator === "preconditioned";
-    const named = Object.keys(RULES).find((rule) => rule === spectrum.rule.toLowerCase());
-    const rules = adapts ? [named && RULES[named].accumulate ? named : "adam"] : ["gradient-descent", "heavy-ball", "nesterov"];
-    app.state = fresh({ racers: rules.map((rule) => racer(rule)), steps: 2000, tab: "lr" });
-    const probe = compute(app.state, report);
-    probe.racers.forEach((r, i) => {
-      const lr = report.lr && (i === 0 || adapts) ? report.lr : r.atMost > 0 && r.atMost < Infinity ? r.atMost / 2 : 0.01;
-      app.state.racers[i].p.lr = Number(lr.toPrecision(4));
-    });
-  }
+  if (spectrum) enterRules(report, spectrum);
   tell(null);
   $("title").textContent = "Your model";
   $("says").textContent = "The measured spectrum has taken the toy's place: move the lr, and see which measured directions the rule can bear.";
   app.say(`Opened ${report.name || "the report"}; it stays on this machine.`);
   schedule();
+}
+
+/** Race the report's own rule at its own lr, and others at half of what the largest known eigenvalue allows. */
+function enterRules(report, spectrum) {
+  const adapts = spectrum.operator === "preconditioned", own = report.rule ?? { name: spectrum.rule, changes: {} };
+  const known = RULES[own.name] && Boolean(RULES[own.name].accumulate) === adapts;
+  const others = adapts ? (known ? [] : ["adam"]) : ["gradient-descent", "nesterov", ...(known ? [] : ["heavy-ball"])];
+  const racers = [...(known ? [racer(own.name, own.changes)] : []), ...others.filter((n) => n !== own.name || !known).map((n) => racer(n))];
+  app.state = fresh({ racers, steps: 2000, tab: "lr", start: null });
+  const probe = compute(app.state, report);
+  probe.racers.forEach((r, i) => {
+    const half = r.atMost > 0 && r.atMost < Infinity ? r.atMost / 2 : 0.01, lr = i === 0 && report.lr > 0 ? report.lr : half;
+    racers[i].p.lr = Number(lr.toPrecision(4));
+  });
+  app.state.start = [probe.components[0], probe.components[probe.components.length - 1]];
 }
 
 function closeReport() {

@@ -33,7 +33,7 @@ function fingerprint(values) {
 
 /** The surface of a state, and the start on it. */
 function surface(state, report) {
-  if (report?.spectrum) return measured(report.spectrum);
+  if (report?.spectrum) return measured(report.spectrum, state.start);
   if (state.surface === "rosenbrock") return { problem: new Rosenbrock(), start: state.start };
   if (state.surface === "double-well") return { problem: new DoubleWell(), start: state.start };
   const { n, kappa } = state;
@@ -45,23 +45,27 @@ function surface(state, report) {
   return { problem, start: problem.point(components), components };
 }
 
-/** A measured spectrum as a quadratic: its positive directions, an error of 1 in each, weighted where it is a density. */
-function measured(spectrum) {
+/** A measured spectrum as a quadratic: its positive directions, an error of 1 in each, weighted where it is a density;
+ * the flattest and the sharpest as the state has them. */
+function measured(spectrum, start) {
   const kept = [...spectrum.values.keys()].filter((i) => spectrum.values[i] > 0);
   const chosen = kept.length ? kept : [spectrum.values.length - 1];
   const values = Float64Array.from(chosen, (i) => spectrum.values[i]), n = values.length;
-  const share = spectrum.covers === "density" ? chosen.map((i) => Math.sqrt(spectrum.weights[i])) : new Array(n).fill(1);
-  const components = Float64Array.from(share), problem = new Quadratic(values, new Float64Array(n));
-  return { problem, start: problem.point(components), components, spectrum };
+  const components = Float64Array.from(chosen, (i) => usual(spectrum, i)), problem = new Quadratic(values, new Float64Array(n));
+  const reach = Math.max(components[0], components[n - 1]);
+  if (start) [components[0], components[n - 1]] = start;
+  return { problem, start: problem.point(components), components, spectrum, reach };
 }
+
+const usual = (spectrum, i) => (spectrum.covers === "density" ? Math.sqrt(spectrum.weights[i]) : 1);
 
 /** Everything that is shown, from the state and the report that is open. */
 export function compute(state, report) {
-  const { problem, start, components, spectrum } = surface(state, report), n = problem.n;
+  const { problem, start, components, spectrum, reach } = surface(state, report), n = problem.n;
   const steps = Math.max(10, Math.min(state.steps, Math.floor(WORK / n)));
   const quadratic = problem instanceof Quadratic;
   const all = spectrum ? spectrum.values : problem.eigenvalues;
-  const model = { state, report, problem, start, components, spectrum, steps, quadratic, eigenvalues: all, racers: [] };
+  const model = { state, report, problem, start, components, spectrum, reach, steps, quadratic, eigenvalues: all, racers: [] };
   model.racers = state.racers.map(({ rule, p }) => race(model, rule, p));
   model.shown = shownSteps(model);
   model.t = state.t === null ? model.shown : Math.min(state.t, model.shown);
@@ -112,6 +116,8 @@ function judge(model, racer) {
   racer.limit = knowsTop(model) ? limit : null;
   racer.atMost = limit; // where the largest eigenvalue is not known it may be larger, and the limit lower
   racer.best = settingsOf(model, racer);
+  const wells = isLinear(racer.rule) && !isAdaptive(racer.rule) ? (model.problem.wells ?? []) : [];
+  racer.wells = wells.map(({ label, sharpness }) => ({ label, limit: maxStableLr(racer.rule, racer.p, sharpness) }));
   return racer;
 }
 

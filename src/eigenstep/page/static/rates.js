@@ -1,6 +1,6 @@
 // The rates: |r| over eigenvalues, R against lr with its best point, the (lr, momentum) map with the stability edge.
 
-import { figure, frame } from "./axes.js";
+import { figure, frame, sentence } from "./axes.js";
 import { isAdaptive, isLinear, momentumField } from "./rules.js";
 import { frozenLimit, probes, radius, rate } from "./theory.js";
 import { effective, keyOf, knowsBottom, knowsTop, remember } from "./model.js";
@@ -19,16 +19,6 @@ function reasonFor(model, { refused, rule, label }) {
   if (!isLinear(rule)) return `${label} keeps only signs: it has no rate and no exact limit. Watch it run.`;
   if (model.spectrum) return `${label} measures in its own units: open a spectrum measured with --preconditioned.`;
   return `${label}'s unit moves along the way; off the quadratic it is simulated, not predicted.`;
-}
-
-/** A sentence in place of a chart. */
-function sentence(pen, theme, width, height, text) {
-  const words = text.split(" "), lines = [""];
-  for (const word of words) {
-    if (lines.at(-1).length + word.length > Math.max(20, width / 7.6)) lines.push("");
-    lines[lines.length - 1] += `${word} `;
-  }
-  lines.forEach((line, i) => pen.text(line.trim(), width / 2, height / 2 + (i - (lines.length - 1) / 2) * 18, theme.muted, { size: 12.5, align: "center" }));
 }
 
 const axisName = (own, t, model) =>
@@ -93,7 +83,7 @@ export function drawRates(pen, theme, width, height, model) {
   if (reason) return sentence(pen, theme, width, height, reason);
   const range = lrRange(model, racers), chosen = model.racers[model.state.selected];
   if (!range) return sentence(pen, theme, width, height, `${chosen.label} is stable at every lr here: its unit only grows.`);
-  const shown = probes(values, 24), points = 180, partial = !knowsTop(model) || !knowsBottom(model);
+  const shown = probes(positive(values), 24), points = 180, partial = !knowsTop(model) || !knowsBottom(model);
   const at = (i) => (range.log ? range.low * (range.high / range.low) ** (i / points) : range.low + ((range.high - range.low) * i) / points);
   const curveOf = (racer, some, name) => {
     const compute = () => Float64Array.from({ length: points + 1 }, (_, i) => rate(racer.rule, { ...racer.p, lr: at(i) }, some));
@@ -102,7 +92,7 @@ export function drawRates(pen, theme, width, height, model) {
   const curves = racers.map((racer) => curveOf(racer, shown, ""));
   const least = Math.min(...curves.map((curve) => Math.min(...curve))), low = least < 0.7 ? 0 : Math.max(0, 1 - (1 - least) * 1.4);
   const high = 1 + (1 - low) * 0.4, label = own ? "lr, with P frozen" : "lr";
-  const { sx, sy, box } = frame(pen, theme, width, height, { ...range, label }, { low, high, label: partial ? "R of what is known" : "R, rate of the whole" });
+  const { sx, sy, box } = frame(pen, theme, width, height, { ...range, label }, { low, high, label: partial ? "R of the known λ > 0" : "R, rate of the whole" });
   pen.within(box.x, box.y, box.w, box.h, () => {
     pen.rect(box.x, box.y, box.w, sy(1) - box.y, theme.bad, { alpha: 0.08 });
     pen.line([box.x, sy(1), box.x + box.w, sy(1)], theme.bad, { width: 1.2 });
@@ -124,6 +114,12 @@ export function drawRates(pen, theme, width, height, model) {
   return { sx, box };
 }
 
+/** The positive eigenvalues: along the others there is no best lr. All, if there are none. */
+function positive(values) {
+  const kept = values.filter((value) => value > 0);
+  return kept.length ? kept : values;
+}
+
 function placed(curve, at, sx, sy) {
   const points = new Float64Array(2 * curve.length);
   for (let i = 0; i < curve.length; i++) [points[2 * i], points[2 * i + 1]] = [sx(at(i)), sy(curve[i])];
@@ -137,7 +133,7 @@ export function drawMap(pen, theme, width, height, model) {
   const { values, own, reason } = company(model), chosen = model.racers[model.state.selected];
   const field = momentumField(chosen.rule);
   if (reason || !field) return sentence(pen, theme, width, height, reason ?? `${chosen.label} has no momentum: choose a rule that has, such as the heavy ball.`);
-  const some = probes(values, 8), top = some[some.length - 1];
+  const some = probes(positive(values), 8), top = some[some.length - 1];
   if (!(top > 0)) return sentence(pen, theme, width, height, "No positive curvature is known here: there is no limit.");
   const base = { ...chosen.p, lr: 1, [field]: 0 }, reach = isAdaptive(chosen.rule) || chosen.name === "ema-momentum" || chosen.rule.adaptive ? 45 : 4.4;
   const x = { low: 2e-3 / top, high: reach / top, log: true, label: own ? "lr, with P frozen" : "lr" };

@@ -80,7 +80,7 @@ function readSpectrum(content, notes) {
   const p = isObject(content.provenance) ? content.provenance : {};
   return {
     values: Float64Array.from(kept, (v) => v[0]), bounds: kept.map((v) => v[1]), weights: kept.map((v) => v[2]),
-    dimension: finite(content.dimension) ?? kept.length, covers, operator, what: OPERATORS[operator],
+    dimension: finite(content.dimension), covers, operator, what: OPERATORS[operator],
     certified: p.certified === true, converged: p.converged === true,
     rule: text(content.preconditioner?.rule, 60),
   };
@@ -98,6 +98,7 @@ function readResult(report, kind, content) {
       if (at !== null || lr !== null) report.limits.push({ label: text(row.name, 60), eigenvalue: at, lr });
     }
     report.lr = finite(content.lr);
+    report.rule = diagnosed(text(list(content.limit?.rules)[0], 40), report);
   } else if (kind === "recommendation") {
     const lr = finite(content.lr), [low, high] = list(content.interval).map(finite);
     report.lr = lr;
@@ -112,11 +113,28 @@ function readResult(report, kind, content) {
     }
   } else if (s) {
     const known = `${s.values.length} eigenvalue${s.values.length > 1 ? "s" : ""}`;
-    report.title = s.covers === "density" ? `Density of the ${s.what} of ${s.dimension.toLocaleString("en-US")} parameters.`
-      : `${known} of the ${s.what} of ${s.dimension.toLocaleString("en-US")} parameters; the largest ${s.values.at(-1).toPrecision(4)}.`;
+    const of = `of the ${s.what}${s.dimension ? ` of ${s.dimension.toLocaleString("en-US")} parameters` : ""}`;
+    report.title = s.covers === "density" ? `Density ${of}.` : `${known} ${of}; the largest ${s.values.at(-1).toPrecision(4)}.`;
     if (s.covers !== "density") notes.push(s.certified ? "Certified." : "Not certified: the residuals alone are known.");
   }
   for (const note of list(content.notes).slice(0, 6)) if (text(note)) notes.push(text(note, 300));
+}
+
+/** The rule of a diagnosis; momentum, which it does not tell, follows from what the rule bears: lr L = 2 (1 + beta). */
+function diagnosed(name, { lr, limits }) {
+  const bears = limits[0]?.eigenvalue;
+  if (!["momentum", "heavy-ball"].includes(name) || !(bears > 0) || !(lr > 0)) return name ? { name, changes: {} } : null;
+  return { name, changes: { momentum: Number(Math.min(Math.max((bears * lr) / 2 - 1, 0), 0.99999).toPrecision(4)) } };
+}
+
+/** The rule of a torch optimizer's class name and settings as text. */
+function ruleOf(optimizer, told) {
+  const setting = (name) => finite(Number(told.match(new RegExp(`\\b${name}=([-+.\\de]+)`))?.[1] ?? NaN));
+  const pair = told.match(/betas=\(([-+.\de]+), ([-+.\de]+)\)/)?.slice(1).map(Number), momentum = setting("momentum");
+  if (optimizer !== "SGD") return { name: optimizer.toLowerCase(), changes: pair ? { beta1: pair[0], beta2: pair[1] } : {} };
+  if (!momentum) return { name: "gradient-descent", changes: {} };
+  if (told.includes("nesterov=True")) return { name: "nesterov", changes: { momentum } };
+  return { name: "momentum", changes: { momentum, dampening: setting("dampening") ?? 0 } };
 }
 
 function readLog(report, header, records) {
@@ -141,9 +159,9 @@ function readLog(report, header, records) {
   if (sharpness !== null && last) {
     report.spectrum = readSpectrum({
       values: [sharpness], covers: "top", operator: preconditioned === null ? "hessian" : "preconditioned",
-      dimension: finite(header.dimension) ?? finite(header.parameters) ?? 2, provenance: { certified: last.certified === true },
-      preconditioner: { rule: text(header.rule ?? header.optimizer, 60) },
+      provenance: { certified: last.certified === true },
     }, report.notes);
+    report.rule = ruleOf(text(header.optimizer, 40), text(last.settings ?? header.settings, 300));
     report.lr = finite(last.lr);
     if (finite(last.max_stable_lr) !== null) report.limits.push({ label: "this run's optimizer", eigenvalue: null, lr: finite(last.max_stable_lr) });
   }

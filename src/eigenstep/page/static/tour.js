@@ -46,12 +46,12 @@ export const TOUR = [
   },
   {
     id: "fair", title: "The same race, tuned alike",
-    says: "With every lr tuned for the settled count, the heavy ball with its best momentum takes 47, Nesterov 94, the heavy ball at .9 155, Adam 148, gradient descent 320.",
+    says: "With every lr tuned for staying below, the heavy ball at its best momentum settles at 47, Nesterov at 94, momentum 0.9 at 155, gradient descent at 320; Adam is last above at 147.",
     try: "Select a rule and move its lr: each of these counts is the bottom of a valley.",
     state: () =>
       fresh({
         racers: [
-          racer("heavy-ball", FAIR.best), racer("nesterov", FAIR.nesterov), racer("heavy-ball", FAIR.ball),
+          racer("heavy-ball", FAIR.best), racer("nesterov", FAIR.nesterov), racer("momentum", FAIR.ball),
           adam(FAIR.adam), gd(FAIR.descent),
         ],
         selected: 0,

@@ -32,7 +32,7 @@ const CONFIG = { displayModeBar: false, responsive: true };
 export async function drawYours(app, theme) {
   const { report, model } = app, section = document.getElementById("yours");
   section.hidden = !report;
-  document.getElementById("landscape").hidden = Boolean(report && !report.spectrum);
+  document.getElementById("landscape").hidden = Boolean(report) && model.problem.n < 2;
   if (!report) return;
   document.getElementById("report-title").textContent = `${report.name ? `${report.name}: ` : ""}${report.title}`;
   const notes = [...report.notes, ...assumptions(model)];
@@ -44,10 +44,10 @@ export async function drawYours(app, theme) {
   const place = document.getElementById("report-charts");
   if (place.dataset.kind !== charts.map((c) => c[0]).join()) {
     place.dataset.kind = charts.map((c) => c[0]).join();
-    place.replaceChildren(...charts.flatMap(([id, title]) => [
-      make("div", { className: "caption", role: "presentation", style: "min-height:28px" }, make("h3", {}, title), app.tools(`yours-${id}`)),
-      make("div", { id: `yours-${id}`, role: "img", "aria-label": title, style: "height:215px" }),
-    ]));
+    place.replaceChildren(...charts.map(([id, title]) => make("div", {},
+      make("div", { className: "caption" }, make("h3", {}, title), app.tools(`yours-${id}`)),
+      make("div", { id: `yours-${id}`, className: "plot", role: "img", "aria-label": title }),
+    )));
   }
   let library;
   try {
@@ -77,7 +77,7 @@ function assumptions(model) {
   if (!spectrum) return notes;
   const below = spectrum.values.filter((v) => v <= 0).length;
   if (below) notes.push(`${below} known eigenvalue${below > 1 ? "s are" : " is"} not positive: a rule leaves along them, or stays; the race runs on the others.`);
-  if (spectrum.covers !== "all") notes.push(`The spectrum covers “${spectrum.covers}” of ${spectrum.dimension.toLocaleString("en-US")}: predicted losses are those of the known directions alone.`);
+  if (spectrum.covers !== "all") notes.push(`The spectrum covers “${spectrum.covers}”${spectrum.dimension ? ` of ${spectrum.dimension.toLocaleString("en-US")}` : ""}: predicted losses are those of the known directions alone.`);
   if (spectrum.operator !== "preconditioned") notes.push("Rules that adapt run as if the eigenvectors were the coordinates.");
   return notes;
 }
@@ -111,15 +111,18 @@ function spectrumChart(model, report, theme) {
     const adapts = isAdaptive(racer.rule);
     if (racer.refused || !isLinear(racer.rule) || adapts || !(racer.p.lr > 0)) continue;
     const bears = largestStableEigenvalue(racer.rule, racer.p);
-    if (Number.isFinite(bears)) edges.push([bears, `${racer.label} at lr ${figure(racer.p.lr, 3)} bears ${figure(bears, 3)}`, theme.colors[racer.name]]);
+    if (Number.isFinite(bears)) edges.push([bears, `${racer.label} bears ${figure(bears, 3)}`, theme.colors[racer.name]]);
   }
-  for (const { label, eigenvalue } of report.limits) if (eigenvalue > 0) edges.push([eigenvalue, `${label}: bears ${figure(eigenvalue, 3)}`, theme.muted]);
-  const far = edges.filter(([at]) => at < 20 * Math.max(top, 1e-300)).slice(0, 8);
-  for (const [at, label, color] of far) {
-    data.push({ x: [at, at], y: [floor, density ? 1 : Math.max(...s.weights) * 1.15], mode: "lines", name: literal(label), line: { color, width: 2, dash: "dash" }, hovertemplate: "%{x:.5g}<extra></extra>" });
-  }
+  for (const { label, eigenvalue } of report.limits) if (eigenvalue > 0) edges.push([eigenvalue, `${label}: ${figure(eigenvalue, 3)}`, theme.muted]);
+  const far = edges.filter(([at]) => at < 20 * Math.max(top, 1e-300)).sort((a, b) => a[0] - b[0]).slice(0, 8);
   const right = Math.max(top, ...far.map(([at]) => at)), span = Math.max(right - Math.min(least, 0), 1e-300);
   layout.xaxis = { ...layout.xaxis, title: { text: `eigenvalue of the ${s.what}` }, range: [Math.min(least, 0) - 0.04 * span, right + 0.06 * span] };
+  layout.showlegend = false;
+  for (const group of together(far, span / 22)) {
+    const [at, , color] = group[0];
+    for (const [x0, , c] of group) layout.shapes.push({ type: "line", xref: "x", yref: "paper", x0, x1: x0, y0: 0, y1: 1, line: { color: c, width: 2, dash: "dash" } });
+    layout.annotations.push({ x: at, y: 1, yref: "paper", xanchor: "right", yanchor: "top", textangle: -90, showarrow: false, text: group.map((g) => literal(g[1])).join("<br>"), font: { color: group.length > 1 ? theme.ink : color, size: 10.5 }, align: "right" });
+  }
   layout.yaxis = density ? { ...layout.yaxis, type: "log", title: { text: "share of directions" } } : { ...layout.yaxis, title: { text: "multiplicity" }, rangemode: "tozero", dtick: 1 };
   const [from, to] = layout.xaxis.range, hidden = { top: [from, least], bottom: [top, to], ends: [least, top] }[s.covers];
   if (hidden) {
@@ -147,6 +150,17 @@ function lossChart(model, report, theme) {
   layout.xaxis = { ...layout.xaxis, title: { text: "update" } };
   layout.yaxis = { ...layout.yaxis, type: "log", title: { text: "loss" }, range: known };
   return [data, layout];
+}
+
+/** Marks that lie too close for a label each, in groups. */
+function together(marks, near) {
+  const groups = [];
+  for (const mark of marks) {
+    const last = groups.at(-1);
+    if (last && mark[0] - last[0][0] < near) last.push(mark);
+    else groups.push([mark]);
+  }
+  return groups;
 }
 
 /** The logarithmic range of what was recorded, with room. */
