@@ -1,0 +1,1 @@
+"""Where people train: callbacks for Lightning and Hugging Face, each in a module that imports its package."""

@@ -1,0 +1,178 @@
+"""Jumps of the loss or the gradient, seen at each update; and whether curvature or the data are behind them."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from eigenstep.training.alarms import Alarm, Cause, Change, Driver, Usual, change, where
+from eigenstep.training.probe import Probe
+from eigenstep.training.record import Record
+
+WINDOW = 50  # updates for which a jump's verdict stands for what follows from it
+LOSS_JUMP, GRADIENT_JUMP = 1.5, 4.0  # times the usual
+PART = 0.3  # of the batch's jump, in logarithms: a probe that shows less did not jump, so that the batch did
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known when a loss or gradient jumps at an update.
+
+    factor: the batch's number over its usual one. probe_factor: the same of the probe's loss at the very weights.
+    ratio: the stability ratio, the larger one of the last measurement's, scaled to the present lr, and of the state
+    after the update. earlier: the verdict on a jump shortly before. moved: what moved the ratio.
+    """
+
+    factor: float
+    probe_factor: float | None
+    ratio: float | None
+    earlier: tuple[Cause, Driver | None] | None
+    moved: Change | None
+
+
+def judge(evidence: Evidence) -> tuple[Cause, Driver | None]:
+    """Tell curvature from data.
+
+    At the same weights the batch jumped and the fixed probe did not: data. Both did, so that the weights had moved: in
+    the wake of an earlier jump its verdict stands; else the ratio was past 1 (curvature), or the evidence does not tell.
+    """
+    grew = evidence.probe_factor
+    if grew is not None and math.isfinite(grew):
+        batch = math.log(max(min(evidence.factor, 1e6), 1.0)) if not math.isnan(evidence.factor) else math.log(1e6)
+        if math.log(max(grew, 1.0)) < PART * batch:
+            return "data", "gradient"
+    if evidence.earlier is not None:
+        return evidence.earlier
+    if evidence.ratio is not None and evidence.ratio >= 1:
+        return "curvature", evidence.moved.driver if evidence.moved else None
+    return "unclear", None
+
+
+@dataclass
+class Anomalies:
+    """Looks at each update's loss and gradient; one alarm an episode. `probe` is asked only when something jumps."""
+
+    probe: Probe
+    losses: Usual = field(default_factory=Usual)
+    grads: Usual = field(default_factory=Usual)
+    quotients: deque[float] = field(default_factory=lambda: deque(maxlen=5))  # probe loss over the usual batch loss
+    until: int = 0  # the last update of the present episode
+    verdict: tuple[Cause, Driver | None] | None = None
+    broken: bool = False  # a loss that was not finite has been told
+
+    def measured(self, record: Mapping[str, Any]) -> None:
+        """Take a measurement's probe loss in."""
+        value = record.get("probe_loss")
+        if value is not None and math.isfinite(value) and record["step"] > self.until:
+            self.quotients.append(value / self._scale())
+
+    def look(
+        self,
+        record: Record,
+        weights: Callable[[], dict[int, Tensor]],
+        last: Record | None,
+        measure: Callable[[], Record],
+    ) -> Alarm | None:
+        """Return the alarm that an update's record raises. `weights` gives those that its loss was computed
+        at, `measure` the state after it; both are asked only then.
+        """
+        loss, gradient = record["loss"], record["grad_norm"]
+        code = self._code(loss, gradient)
+        alarm = None
+        if code is not None:
+            in_episode = record["step"] <= self.until
+            if not in_episode or (code == "non-finite" and not self.broken):
+                alarm = self._alarm(code, record, weights(), last, measure(), in_episode)
+                self.broken = self.broken or code == "non-finite"
+                self.verdict = (alarm.cause, alarm.driver)
+            self.until = record["step"] + WINDOW
+        for usual, value in ((self.losses, loss), (self.grads, gradient)):
+            if value is not None:
+                usual.add(value)
+        return alarm
+
+    def _code(self, loss: float | None, gradient: float | None) -> str | None:
+        if any(v is not None and not math.isfinite(v) for v in (loss, gradient)):
+            return "non-finite"
+        self.broken = False
+        if loss is not None and self.losses.jumps(loss, LOSS_JUMP):
+            return "loss-jump"
+        if gradient is not None and self.grads.jumps(gradient, GRADIENT_JUMP):
+            return "gradient-jump"
+        return None
+
+    def _alarm(
+        self,
+        code: str,
+        record: Record,
+        weights: dict[int, Tensor],
+        last: Record | None,
+        after: Record,
+        in_episode: bool,
+    ) -> Alarm:
+        loss, gradient = record["loss"], record["grad_norm"]
+        probe_factor = None
+        if weights:
+            here = self.probe.loss(weights)
+            usual = median(self.quotients) if self.quotients else math.nan
+            probe_factor = here / self._scale() / usual if not math.isnan(usual) else math.nan
+        by_gradient = code == "gradient-jump" or ((loss is None or math.isfinite(loss)) and code == "non-finite")
+        factor = gradient / self.grads.middle if by_gradient else loss / self.losses.middle
+        before = last["stability_ratio"] if last else None
+        scaled = before * record["lr"] / last["lr"] if last and before and last["lr"] else before
+        ratios = [r for r in (scaled, after.get("stability_ratio")) if r is not None]
+        ratio = max(ratios, default=None)
+        moved = (
+            change(last, after if (after.get("stability_ratio") or 0) >= (scaled or 0) else {**last, **_lr(record)})
+            if last
+            else None
+        )
+        cause, driver = judge(Evidence(factor, probe_factor, ratio, self.verdict if in_episode else None, moved))
+        name = "gradient's norm" if by_gradient else "loss"
+        value = gradient if by_gradient else loss
+        much = f", {factor:.3g} times its usual" if math.isfinite(factor) else ""
+        why = _why(cause, ratio, moved, after, probe_factor, in_episode)
+        evidence = {"factor": factor, "probe_factor": probe_factor, "stability_ratio": ratio, "after": after}
+        return Alarm(
+            record["step"],
+            code,
+            f"step {record['step']}: the {name} is {value:.4g}{much}: {why}.",
+            cause,
+            driver,
+            evidence,
+        )
+
+    def _scale(self) -> float:
+        middle = self.losses.middle
+        return middle if math.isfinite(middle) and middle > 0 else 1.0
+
+
+def _lr(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"lr": record["lr"]}
+
+
+def _why(
+    cause: Cause,
+    ratio: float | None,
+    moved: Change | None,
+    after: Mapping[str, Any],
+    probe_factor: float | None,
+    in_episode: bool,
+) -> str:
+    if in_episode and cause != "unclear":
+        return f"{cause}, in the wake of the jump before"
+    if cause == "data":
+        grew = (
+            "" if probe_factor is None or not math.isfinite(probe_factor) else f" ({probe_factor:.3g} times its usual)"
+        )
+        return f"data: at the same weights the loss on the fixed probe shows no such jump{grew}; look at this update's batch"
+    if cause == "curvature":
+        limit = after.get("max_stable_lr")
+        below = f"; an lr below {limit:.3g} would be stable now" if limit and math.isfinite(limit) else ""
+        return f"curvature: the stability ratio stands at {ratio:.3g}, {moved.words() if moved else 'from the start'}{where(after)}{below}"
+    known = "is not known" if ratio is None else f"stood at {ratio:.3g}"
+    return f"unclear: the weights had moved, yet the stability ratio {known}"

@@ -1,0 +1,354 @@
+"""`Monitor`: watches a training run's curvature and never changes the run."""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from eigenstep.advice import Objective
+from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.training.alarms import Alarm, RatioWatch
+from eigenstep.training.anomaly import Anomalies
+from eigenstep.training.norms import Norms
+from eigenstep.training.postmortem import Postmortem, after_the_fact
+from eigenstep.training.probe import Cadence, Probe, Reading
+from eigenstep.training.record import LogWriter, Record, scalars, writer_of
+
+LR_CHANGE = 1.5  # a factor by which lr moves since the last measurement that calls for a new one
+_SETTINGS = ("momentum", "nesterov", "dampening", "betas", "alpha", "weight_decay", "eps", "delta", "amsgrad")
+_log = logging.getLogger("eigenstep")
+
+
+class Monitor:
+    """Record every update of a training run, and at intervals how far its optimizer stands from the stability edge.
+
+    objective: the probe, its data fixed (a few hundred samples will do); its model is the one that trains. every: the
+    fewest updates between two measurements; `budget`: the part of the run's time that they may take, which wins over
+    `every` (`notes` says so; 1 lifts it). The first `dense` updates are all measured, beside the budget: there things move.
+    log: a file for JSON lines, continued if it exists. writer: a TensorBoard SummaryWriter, or a function (step, dict).
+
+    It attaches itself to the optimizer's step hooks; each update gives a record {step, time, lr, loss, grad_norm,
+    update_norm}: the lr that the update used, the gradient's norm as the optimizer saw it (after clipping), the norm
+    of the change of the weights. Measured fields (stability_ratio, ratio_low, ratio_high, sharpness,
+    preconditioned_sharpness, max_stable_lr, certified, products, probe_loss, layers, seconds) describe the state just
+    before that update: its weights, its lr, the second moments that it found. `step(loss)` hands over the batch's loss
+    of the update just taken, or, called before, of the one to come; several losses (accumulation) are averaged.
+    Alarms go to `alarms`, to the log, and to Python's logger 'eigenstep'. records: the last `history` ones.
+
+    Training gives bit for bit the same weights with it and without. Raises what the first measurement raises.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> loss = lambda model, x: (model(x) ** 2).mean()
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with Monitor(Objective(model, loss, torch.eye(2)), optimizer) as monitor:
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         value = loss(model, torch.eye(2))
+    ...         value.backward()
+    ...         optimizer.step()
+    ...         monitor.step(value)
+    >>> [record["step"] for record in monitor.records], round(monitor.records[0]["sharpness"], 6)
+    ([1, 2, 3], 3.0)
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        every: int = 100,
+        budget: float = 0.02,
+        *,
+        dense: int = 20,
+        log: str | os.PathLike[str] | None = None,
+        writer: Any = None,
+        history: int = 100_000,
+        seed: int = 0,
+        hooks: bool = True,
+    ) -> None:
+        if not isinstance(objective, Objective):
+            raise Unsupported(f"Monitor: objective is a {type(objective).__name__}; an eigenstep.Objective is needed")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1 or dense < 0 or history < 1:
+            raise InvalidValue(f"Monitor: every={every!r}, dense={dense!r}, history={history!r} must be whole numbers")
+        if not 0 < budget <= 1:
+            raise InvalidValue(f"Monitor: budget={budget!r} must lie in (0, 1]; .02 is two per cent of the run's time")
+        inner = getattr(optimizer, "optimizer", None)
+        self.optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
+        self.objective = objective
+        self.every, self.budget = every, budget
+        self.count = 0
+        self.alarms: list[Alarm] = []
+        self.notes: list[str] = []
+        self.probe = Probe(objective, self.optimizer, seed)
+        self.cadence = Cadence(every, budget, dense)
+        self._norms = Norms(dict.fromkeys(p for group in self.optimizer.param_groups for p in group["params"]))
+        self._records: deque[Record] = deque(maxlen=history)
+        self._write = writer_of(writer)
+        self._began = time.perf_counter()
+        self._held: list[float] = []  # losses handed over since the last update
+        self._fed: bool | None = None  # whether losses are handed over, once known: else no record waits for one
+        self._next: Record | None = None  # the update under way
+        self._pending: Record | None = None  # the update taken, its loss unknown as yet
+        self._last: Record | None = None  # the last measured record
+        self._settings: tuple[Any, ...] | None = None
+        self._ahead: tuple[tuple[Any, ...], Reading] | None = None  # measured already, for the update to come
+        self._ratios, self._anomalies = RatioWatch(), Anomalies(self.probe)
+        self._handle: Handle | None = None
+        self._log = LogWriter(log, self._header()) if log is not None else None
+        if self._log is not None:
+            self.count = self._log.last
+            self._records.extend(r for r in self._log.earlier if "grad_norm" in r)
+        if hooks:
+            self.attach()
+
+    @property
+    def records(self) -> list[Record]:
+        """A record for each update, the newest last; of an update whose loss has not been handed over, loss is None."""
+        return [*self._records, *([self._pending] if self._pending is not None else [])]
+
+    @property
+    def measured(self) -> list[Record]:
+        """The records of updates before which the curvature was measured."""
+        return [r for r in self.records if "stability_ratio" in r]
+
+    def attach(self) -> "Handle":
+        """Watch the optimizer through its step hooks, as from construction on; the handle's remove() ends it."""
+        if self._handle is None:
+            self._handle = Handle(self)
+        return self._handle
+
+    def close(self) -> None:
+        """End watching and write out what is left; records stay."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._settle()
+        if self._log is not None:
+            self._log.flush()
+
+    def __enter__(self) -> Self:
+        """Watch."""
+        self.attach()
+        return self
+
+    def __exit__(self, *_: TracebackType | type[BaseException] | BaseException | None) -> None:
+        """Close."""
+        self.close()
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Hand over the loss of the update just taken (or of the one to come): once an update, or once a micro-batch."""
+        self._fed = True
+        if loss is not None:
+            self._held.append(float(loss.detach()) if isinstance(loss, Tensor) else float(loss))
+        if self._pending is not None:
+            self._settle()
+
+    def measure(self, *, confirm: bool = False) -> Reading:
+        """Measure now, whatever the budget says; the next update's record will hold it. Nothing else is changed."""
+        reading = self.probe.measure(confirm=confirm)
+        self._ahead = self._state(), reading
+        self.cadence.took(self.count + 1, reading.seconds)
+        return reading
+
+    def before_update(self) -> None:
+        """Note the state before an update, measuring it if that is due; the hooks call this."""
+        began = time.perf_counter()
+        if self._pending is not None:
+            self._fed = False
+            self._settle()
+        step, lr, settings = self.count + 1, self.lr(), self._settings_now()
+        urgent = self._moved(lr, settings)
+        self._settings = settings
+        self._next = {"step": step, "time": 0.0, "lr": lr, "loss": None, "grad_norm": None, "update_norm": None}
+        spent = 0.0
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == self._state():
+            self._take(ahead[1])
+        elif self.cadence.due(step, urgent, began):
+            reading = self.probe.measure()
+            if reading.limit is not None and not reading.limit.certified:
+                if self._ratios.suspects({**self._next, **reading.as_record(lr)}):
+                    reading = self.probe.measure(confirm=True)
+            spent = time.perf_counter() - began
+            self.cadence.took(step, spent)
+            self._take(reading)
+        elif self.cadence.postponed == 1:
+            self._say_postponed(step, began)
+        self._norms.before()
+        self.cadence.kept(step, time.perf_counter() - began - spent)
+
+    def after_update(self) -> None:
+        """Complete the record of an update; the hooks call this."""
+        if self._next is None:
+            return
+        began = time.perf_counter()
+        record, self._next = self._next, None
+        record["grad_norm"], record["update_norm"] = self._norms.after()
+        record["time"] = round(began - self._began, 6)
+        self.count = record["step"]
+        self._pending = record
+        if self._held or self._fed is False:
+            self._settle()
+        self.cadence.kept(record["step"], time.perf_counter() - began)
+
+    def lr(self) -> float:
+        """The lr of the first param group that moves, 0 if none does."""
+        return next((float(g["lr"]) for g in self.optimizer.param_groups if g["lr"] > 0), 0.0)
+
+    def diagnose(self) -> Postmortem:
+        """Return, after the fact, when the ratio crossed 1, what the loss did then, what was behind it, what to change."""
+        return after_the_fact(self.records, self.alarms)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw loss, sharpness with its limit, ratio and lr over the updates; return the axes (four, or the one given)."""
+        from eigenstep.training.figure import draw_run
+
+        return draw_run(self.records, self.alarms, ax)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: plain numbers. The next measurement after it begins cold, and certified."""
+        return {
+            "count": self.count,
+            "time": time.perf_counter() - self._began,
+            "cadence": {k: v for k, v in vars(self.cadence).items() if k in ("measuring", "keeping", "cost", "last")},
+            "training": 0.0 if self.cadence.began is None else time.perf_counter() - self.cadence.began,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken. What the log holds of later updates is voided, not deleted."""
+        self.count = int(state["count"])
+        clock = time.perf_counter()
+        self._began = clock - float(state["time"])
+        vars(self.cadence).update(state["cadence"])
+        if self.count > self.cadence.dense:
+            self.cadence.began = clock - float(state["training"])
+        kept = [r for r in self._records if r["step"] <= self.count]
+        self._records.clear()
+        self._records.extend(kept)
+        if self._log is not None and self._log.last > self.count:
+            self._log.write({"resumed": self.count}, now=True)
+
+    def _take(self, reading: Reading) -> None:
+        """Put a measurement into the record of the update under way, and look at it."""
+        record = self._next
+        assert record is not None
+        record |= {**reading.as_record(record["lr"]), "settings": self._described()}
+        self._anomalies.measured(record)
+        alarm = self._ratios.look(record)
+        if alarm is not None:
+            self._raise(alarm)
+        if record["stability_ratio"] is not None:
+            self._last = record
+        if self._write is not None:
+            self._write(record["step"], scalars(record))
+
+    def _after(self) -> Record:
+        """The state after the update under judgement, measured at once."""
+        reading = self.probe.measure()
+        self._ahead = self._state(), reading
+        self.cadence.took(self.count + 1, reading.seconds)
+        return {"step": self.count, "lr": self.lr(), **reading.as_record(self.lr()), "settings": self._described()}
+
+    def _settle(self) -> None:
+        """Close the pending record: its loss, its alarms, its line in the log."""
+        record, self._pending = self._pending, None
+        if record is None:
+            return
+        if self._held:
+            record["loss"] = sum(self._held) / len(self._held)
+            self._held.clear()
+        self._records.append(record)
+        if self._log is not None:
+            self._log.write(record, now="stability_ratio" in record)
+        alarm = self._anomalies.look(record, lambda: self._norms.weights, self._last, self._after)
+        if alarm is not None:
+            self._raise(alarm)
+
+    def _raise(self, alarm: Alarm) -> None:
+        self.alarms.append(alarm)
+        _log.warning(alarm.sentence)
+        if self._log is not None:
+            self._log.write(
+                {
+                    "step": alarm.step,
+                    "alarm": alarm.code,
+                    "sentence": alarm.sentence,
+                    "cause": alarm.cause,
+                    "driver": alarm.driver,
+                    "evidence": dict(alarm.evidence),
+                },
+                now=True,
+            )
+
+    def _say_postponed(self, step: int, clock: float) -> None:
+        """Say once that the budget is what sets the distance of measurements."""
+        spacing = self.cadence.spacing(step, clock)
+        allowed = "" if spacing is None else f", which allows about one in {spacing:.0f} updates"
+        note = (
+            f"every={self.every} was asked for; a measurement takes {self.cadence.cost:.3g} s, and the budget is "
+            f"{self.budget:.0%} of the time{allowed}"
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+            if self._log is not None:
+                self._log.write({"step": step, "note": note}, now=True)
+
+    def _moved(self, lr: float, settings: tuple[Any, ...]) -> bool:
+        """Whether the optimizer was set anew since the last measurement: its lr by LR_CHANGE, or anything else."""
+        if self._settings is not None and settings != self._settings:
+            return True
+        known = self._last["lr"] if self._last else 0.0
+        return lr > 0 and not known / LR_CHANGE <= lr <= known * LR_CHANGE
+
+    def _settings_now(self) -> tuple[Any, ...]:
+        return tuple([group.get(name) for group in self.optimizer.param_groups for name in _SETTINGS])
+
+    def _described(self) -> str:
+        """The settings in words, one set a group, equal ones once."""
+        groups = [
+            " ".join(f"{name}={group[name]}" for name in _SETTINGS if group.get(name) is not None)
+            for group in self.optimizer.param_groups
+        ]
+        return "; ".join(dict.fromkeys(groups))
+
+    def _state(self) -> tuple[Any, ...]:
+        """What a measurement depends on, but for a common factor of the lr."""
+        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        largest = max(lrs)
+        ratios = tuple(round(lr / largest, 9) if largest > 0 else 1.0 for lr in lrs)
+        return self._settings_now(), ratios, tuple(p._version for p in self._norms.params), self.count
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "eigenstep": version("eigenstep"),
+            "torch": torch.__version__,
+            "optimizer": type(self.optimizer).__name__,
+            "settings": self._described(),
+            "every": self.every,
+            "budget": self.budget,
+            "dense": self.cadence.dense,
+        }
+
+
+class Handle:
+    """What `Monitor.attach` returns; remove() takes the step hooks away."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        optimizer = monitor.optimizer
+        self._hooks = (
+            optimizer.register_step_pre_hook(lambda *_: monitor.before_update()),
+            optimizer.register_step_post_hook(lambda *_: monitor.after_update()),
+        )
+
+    def remove(self) -> None:
+        """End watching; a second call does nothing."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._monitor._handle is self:
+            self._monitor._handle = None

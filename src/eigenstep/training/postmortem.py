@@ -1,0 +1,188 @@
+"""After the fact: when the ratio crossed 1, what the loss did, what was behind it, and what to change."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from eigenstep.errors import InvalidValue
+from eigenstep.training.alarms import Alarm, Change, change
+from eigenstep.training.record import Record
+
+JUMPS = ("non-finite", "loss-jump", "gradient-jump")
+
+
+@dataclass(frozen=True)
+class Postmortem:
+    """What a run's records say.
+
+    spike: the update at which the loss (else the gradient) first jumped or was not finite, None if it never did. cause:
+    'curvature', 'data' or 'unclear', None without a spike. driver: what moved: 'lr', 'sharpness', 'preconditioner',
+    'settings' (momentum, nesterov, ...) or 'gradient'.
+    crossed: (a, b): the ratio was below 1 before update a and not below before update b, the last such crossing before
+    the spike (or of the run); all that is known, so that b - a is its uncertainty. a = 0: already at the first
+    measurement. crossed_estimate: where in between, from the recorded lr at the sharpness of a; None if lr does not
+    tell. lead: (fewest, most) updates from the crossing to the spike. layers: shares of the sharp direction. change:
+    what to do, most telling first. reasons: why an answer is None.
+    """
+
+    spike: int | None
+    cause: str | None
+    driver: str | None
+    crossed: tuple[int, int] | None
+    crossed_estimate: int | None
+    lead: tuple[int, int] | None
+    ratio: float | None
+    max_stable_lr: float | None
+    layers: Mapping[str, float]
+    change: tuple[str, ...]
+    sentence: str
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The sentence, and what to change."""
+        return "\n".join([self.sentence, *(f"- {line}" for line in self.change)])
+
+
+def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) -> Postmortem:
+    """Return what a monitor's records (or `read_log(...).records`) and alarms tell. Raises InvalidValue without records.
+
+    >>> below = {"step": 1, "lr": 0.1, "stability_ratio": 0.5, "max_stable_lr": 0.2, "sharpness": 10.0}
+    >>> above = {**below, "step": 9, "lr": 0.3, "stability_ratio": 1.5}
+    >>> found = after_the_fact([below, {"step": 5, "lr": 0.3}, above], [])
+    >>> found.crossed, found.crossed_estimate, found.driver
+    ((1, 9), 5, 'lr')
+    """
+    steps = [r for r in records if "lr" in r and "alarm" not in r]
+    if not steps:
+        raise InvalidValue("diagnose: nothing has been recorded yet; take some updates first")
+    told = [_plain(alarm) for alarm in alarms]
+    jump = next((a for a in told if a["alarm"] in JUMPS), None)
+    spike = int(jump["step"]) if jump else None
+    measured = [r for r in steps if r.get("stability_ratio") is not None and (spike is None or r["step"] <= spike)]
+    if jump and (jump["evidence"].get("after") or {}).get("stability_ratio") is not None:
+        measured.append({**jump["evidence"]["after"], "step": spike + 1 if spike else 0})
+    crossed, below, above = _crossing(measured)
+    reasons = {} if crossed else {"crossed": "the ratio never rose past 1" if measured else "nothing was measured"}
+    estimate = _by_lr(steps, crossed, below)
+    lead = None
+    if crossed and spike is not None:
+        lead = (max(spike - crossed[1], 0), spike - crossed[0])
+    else:
+        reasons["lead"] = "no spike" if spike is None else reasons["crossed"]
+    last = above or (measured[-1] if measured else None)
+    moved = change(below, above) if below and above else None
+    cause = jump["cause"] if jump else None
+    driver = jump["driver"] if jump else (moved.driver if moved else None)
+    if cause == "curvature" and driver is None and moved is not None:
+        driver = moved.driver
+    if spike is None:
+        reasons["spike"] = "no jump of the loss was seen"
+    limit = (below or last or {}).get("max_stable_lr")
+    shares = (last or {}).get("layers") or {}
+    return Postmortem(
+        spike=spike,
+        cause=cause,
+        driver=driver,
+        crossed=crossed,
+        crossed_estimate=estimate,
+        lead=lead,
+        ratio=last["stability_ratio"] if last else None,
+        max_stable_lr=last["max_stable_lr"] if last else None,
+        layers=shares,
+        change=tuple(_remedies(cause, driver, crossed, limit, shares, spike, moved)),
+        sentence=_sentence(jump, crossed, estimate, lead, last, moved, steps),
+        reasons=reasons,
+    )
+
+
+def _plain(alarm: Alarm | Record) -> Record:
+    if isinstance(alarm, Alarm):
+        return {
+            "step": alarm.step,
+            "alarm": alarm.code,
+            "sentence": alarm.sentence,
+            "cause": alarm.cause,
+            "driver": alarm.driver,
+            "evidence": dict(alarm.evidence),
+        }
+    return alarm
+
+
+def _crossing(measured: list[Record]) -> tuple[tuple[int, int] | None, Record | None, Record | None]:
+    """The last rise of the ratio past 1, and the records on its two sides."""
+    found: tuple[tuple[int, int] | None, Record | None, Record | None] = (None, None, None)
+    before: Record | None = None
+    for record in measured:
+        if record["stability_ratio"] >= 1 and (before is None or before["stability_ratio"] < 1):
+            found = ((before["step"] if before else 0, record["step"]), before, record)
+        before = record
+    return found
+
+
+def _by_lr(steps: list[Record], crossed: tuple[int, int] | None, below: Record | None) -> int | None:
+    """The first update within the crossing whose lr alone, at the sharpness measured below, is past the limit."""
+    if crossed is None or below is None or not below.get("max_stable_lr"):
+        return None
+    inside = (r for r in steps if crossed[0] < r["step"] <= crossed[1])
+    return next((r["step"] for r in inside if r["lr"] >= below["max_stable_lr"]), None)
+
+
+def _sentence(
+    jump: Record | None,
+    crossed: tuple[int, int] | None,
+    estimate: int | None,
+    lead: tuple[int, int] | None,
+    last: Record | None,
+    moved: Change | None,
+    steps: list[Record],
+) -> str:
+    parts = []
+    if jump:
+        parts.append(jump["sentence"].rstrip("."))
+    else:
+        parts.append(f"{len(steps)} updates without a jump of the loss")
+    if crossed and crossed[0] == 0:
+        parts.append(f"the ratio was past 1 at the first measurement, before update {crossed[1]}")
+    elif crossed:
+        by = f", by lr at {estimate}" if estimate is not None else ""
+        why = f" because {moved.words()}" if moved else ""
+        parts.append(f"the ratio rose past 1 between updates {crossed[0]} and {crossed[1]}{by}{why}")
+        if not jump:
+            parts.append("about 1 is the edge of stability, and normal")
+    elif last:
+        parts.append(f"the ratio stayed below 1, last at {last['stability_ratio']:.3g}")
+    if lead:
+        few, most = lead
+        parts.append(f"{few if few == most else f'{few} to {most}'} updates before the jump")
+    return "; ".join(parts) + "."
+
+
+def _remedies(
+    cause: str | None,
+    driver: str | None,
+    crossed: tuple[int, int] | None,
+    limit: float | None,
+    shares: Mapping[str, float],
+    spike: int | None,
+    moved: Change | None,
+) -> list[str]:
+    below = f" below {limit:.3g}" if limit and math.isfinite(limit) else ""
+    if cause == "data":
+        return [
+            f"look at the batch of update {spike}: its labels, its scale, how its loss was reduced",
+            "clip gradients (torch.nn.utils.clip_grad_norm_), so that no single batch moves the weights far",
+        ]
+    if crossed is None or (cause is None and (moved is None or crossed[0] != 0)):
+        return []
+    first = {
+        "lr": f"keep lr{below}, or raise it more slowly: the schedule outran the limit",
+        "sharpness": f"lower lr{below}, or cap it with StabilityLR: the loss grew sharper under a fixed lr",
+        "preconditioner": "the second moments shrank: raise eps or betas[1], or lower lr" + below,
+        "settings": f"the optimizer's settings changed the limit: with them, keep lr{below}",
+    }
+    lines = [first.get(driver or "", f"start with an lr{below}, or warm up: StabilityLR does both")]
+    if shares:
+        name, share = next(iter(shares.items()))
+        if share >= 0.5:
+            lines.append(f"{share:.0%} of the sharp direction lies in {name!r}: normalise it, or give it a lower lr")
+    return lines

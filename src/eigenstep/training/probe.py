@@ -1,0 +1,187 @@
+"""The probe: the limit now, on fixed data, warm-started; and when the time budget lets it be measured."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.advice import Limit, Objective, limit_now
+from eigenstep.errors import EigenstepError, InvalidValue, Unsupported
+
+CONFIRM_EVERY = 10  # of the refreshes at the cadence, one in so many is certified, the others go by residuals alone
+LAYERS = 5  # shares of the sharp direction that a record names
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one look at the probe found: `limit`, or None and the `reason`; probe_loss: the loss there, None if not asked.
+
+    layers: the largest shares of the sharp direction, by module. seconds: all that it took.
+    """
+
+    limit: Limit | None
+    reason: str | None
+    probe_loss: float | None
+    layers: dict[str, float]
+    seconds: float
+
+    def as_record(self, lr: float | None = None) -> dict[str, Any]:
+        """The fields of a log's record; at another lr than measured, all groups' ratios kept, ratios scale with it."""
+        limit = self.limit
+        ratio, low, high = (None, None, None) if limit is None else _ratios(limit, limit.lr if lr is None else lr)
+        record: dict[str, Any] = {
+            "stability_ratio": ratio,
+            "ratio_low": low,
+            "ratio_high": high,
+            "sharpness": limit.sharpness if limit else None,
+            "preconditioned_sharpness": limit.preconditioned_sharpness if limit else None,
+            "max_stable_lr": limit.max_stable_lr if limit else None,
+            "certified": limit.certified if limit else False,
+            "products": limit.products if limit else 0,
+            "probe_loss": self.probe_loss,
+            "layers": self.layers,
+            "seconds": round(self.seconds, 6),
+        }
+        reason = self.reason or (limit.reasons.get("ratio") if limit and ratio is None else None)
+        return record | ({"reason": reason} if reason else {})
+
+
+def _ratios(limit: Limit, lr: float) -> tuple[float | None, float | None, float | None]:
+    """The ratio and its interval at an lr; exact, since the edge is linear in a common factor of all lr."""
+    if lr == 0:
+        return None, None, None
+    if limit.lr > 0 and limit.ratio is not None and limit.interval is not None:
+        scale = lr / limit.lr
+        return limit.ratio * scale, limit.interval[0] * scale, limit.interval[1] * scale
+    low, high = limit.max_stable_lr_interval
+    return lr / limit.max_stable_lr, lr / high, lr / low if low > 0 else math.inf
+
+
+class Probe:
+    """Measures an optimizer's limit on an objective again and again, each time from the last one's vectors.
+
+    The first measurement, and one in CONFIRM_EVERY after it, is certified (contracts: residual and identity); the
+    others state the residual only. Weights or a probe loss that are not finite, an optimizer that has no linear limit
+    (Lion), and whatever else fails once training is under way, give a Reading without a limit and with the reason.
+    The first measurement raises what limit_now does: then the objective or the optimizer are not what they should be.
+    """
+
+    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
+        self.objective, self.optimizer, self.seed = objective, optimizer, seed
+        self.last: Limit | None = None
+        self.count = 0
+        self.refused: str | None = None  # why this optimizer has no limit at all
+
+    def measure(self, *, confirm: bool = False, loss: bool = True) -> Reading:
+        """Return the limit now; nothing of the user's changes."""
+        began = time.perf_counter()
+        probe_loss = self.loss() if loss else None
+        limit, reason = None, self.refused
+        if probe_loss is not None and not math.isfinite(probe_loss):
+            sick = "the weights are" if not self._finite_weights() else "the loss on the probe is"
+            reason = f"not measured: {sick} not finite"
+        elif reason is None:
+            limit, reason = self._limit(confirm or self.last is None or self.count % CONFIRM_EVERY == 0)
+        shares = layer_shares(self.objective, limit) if limit else {}
+        return Reading(limit, reason, probe_loss, shares, time.perf_counter() - began)
+
+    def _limit(self, confirm: bool) -> tuple[Limit | None, str | None]:
+        try:
+            self.last = limit_now(
+                self.objective, self.optimizer, start=self.last, quick=not confirm, seed=self.seed + self.count
+            )
+        except Unsupported as error:
+            self.refused = f"not measured: {error}"
+            return None, self.refused
+        except (EigenstepError, RuntimeError, ArithmeticError) as error:
+            if self.count == 0:
+                raise  # a mistake in the objective or the optimizer, and no training lost
+            return None, f"not measured: {error}"
+        self.count += 1
+        return self.last, None
+
+    def loss(self, weights: dict[int, Tensor] | None = None) -> float:
+        """The probe's loss, at `weights` (by id of the parameter) where given; nan where it cannot be computed."""
+        with self.objective.session():
+            try:
+                return self.objective.value(weights)
+            except InvalidValue:  # the objective's own check of a loss that is not finite
+                return math.nan
+
+    def _finite_weights(self) -> bool:
+        return all(bool(p.isfinite().all()) for p in self.objective.model.parameters())
+
+
+def layer_shares(objective: Objective, limit: Limit) -> dict[str, float]:
+    """The shares of a limit's direction in the modules, the largest LAYERS: squared norms, of 1 in all."""
+    shares: dict[str, float] = {}
+    for name, part in objective.named(limit.direction).items():
+        module = name.rpartition(".")[0] or name
+        shares[module] = shares.get(module, 0.0) + float(part.double().square().sum())
+    largest = sorted(shares.items(), key=lambda item: -item[1])[:LAYERS]
+    return {name: round(share, 4) for name, share in largest}
+
+
+@dataclass
+class Cadence:
+    """When to measure: at every one of the first `dense` updates; then `every` updates at the soonest, within the budget.
+
+    The budget is the monitor's part of the whole time since the dense start: its norms and records count, but half of
+    the budget is always left to measurements. Of two bounds the budget wins, and `postponed` counts the updates that
+    it made wait. Anomalies and changed settings are measured at once, at most every `rest` updates.
+    """
+
+    every: int
+    budget: float
+    dense: int = 20
+    rest: int = 5
+    began: float | None = None
+    measuring: float = 0.0
+    keeping: float = 0.0
+    cost: float = 0.0  # of the last measurement
+    last: int = -(10**9)
+    postponed: int = 0
+
+    def due(self, step: int, urgent: bool, clock: float) -> bool:
+        """Whether the state before update `step` (counted from 1) is to be measured."""
+        if step <= self.dense:
+            return True
+        if self.began is None:
+            self.began = clock
+        if urgent and step - self.last >= self.rest:
+            return True
+        if step - self.last < self.every:
+            return False
+        if self.affordable(clock):
+            return True
+        self.postponed += 1
+        return False
+
+    def affordable(self, clock: float) -> bool:
+        """Whether a measurement as dear as the last one stays within the budget."""
+        if self.began is None or self.budget >= 1:
+            return True
+        elapsed = clock - self.began
+        left = max(self.budget * elapsed - self.keeping, self.budget * elapsed / 2)
+        return self.measuring + self.cost <= left
+
+    def took(self, step: int, seconds: float) -> None:
+        """Book a measurement before update `step`."""
+        self.last, self.cost = step, seconds
+        if step > self.dense:
+            self.measuring += seconds
+
+    def kept(self, step: int, seconds: float) -> None:
+        """Book the norms and the record of an update."""
+        if step > self.dense:
+            self.keeping += seconds
+
+    def spacing(self, step: int, clock: float) -> float | None:
+        """The updates between two measurements that the budget pays for at the present cost; None before it is known."""
+        if self.began is None or step <= self.dense + 1 or clock <= self.began:
+            return None
+        update = (clock - self.began - self.measuring) / (step - self.dense)
+        return self.cost / (update * max(self.budget - self.keeping / (clock - self.began), self.budget / 2))
