@@ -101,6 +101,8 @@ def rule_from(text: str, extra: Mapping[str, Any] | None = None) -> "Rule":
             parts[-1] += "," + part
     for part in parts:
         field, value = setting(part)
+        if field in settings:
+            raise InvalidValue(f"{text!r} gives {field} twice; leave one of them out")
         settings[field] = value
     settings |= {field: value for field, value in (extra or {}).items() if value is not None}
     default = getattr(RULES.get(name), "betas", None)

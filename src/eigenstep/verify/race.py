@@ -150,7 +150,7 @@ def race_figure(entries: Sequence[Entry], loss: float | None) -> "Figure":
     draw.describe(ax, "updates", "loss above the minimum's", entries[0].run.problem, log="y")
     if loss is not None:
         lowest = min(float(seen[seen == seen].min()) for seen in (visible(entry.losses) for entry in entries))
-        ax.set_ylim(max(lowest, 1e-3 * loss) / 2, None)
+        ax.set_ylim(min(loss, max(lowest, 1e-3 * loss)) / 2, None)
         draw.line_at(loss, ax, across="y", text="tolerance")
     draw.legend(ax, "right")
     return figure
