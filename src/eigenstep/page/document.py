@@ -70,7 +70,10 @@ def export(path: str | os.PathLike[str], report: Mapping[str, Any] | None = None
     policy = _POLICY.format(scripts=f"{_hash(main)} {_hash(library)}", styles="'unsafe-inline'")
     html = _text("index.html")
     for mark, content in (
-        ('<meta charset="utf-8">', f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        (
+            '<meta charset="utf-8">',
+            f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        ),
         ('<link rel="stylesheet" href="page.css">', f"<style>\n{_text('page.css')}</style>"),
         ("<!-- report -->", f'{_block(report, name)}\n<script type="text/plain" id="plotly">{library}</script>'),
         ('<script type="module" src="main.js"></script>', f'<script type="module">{main}</script>'),

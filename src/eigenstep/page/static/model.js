@@ -183,7 +183,8 @@ export function fate(model, racer) {
   if (run.left !== null) return `left at step ${run.left.toLocaleString("en-US")}`;
   if (racer.p.lr === 0) return "lr 0: nothing moves";
   if (run.steps === null) return `not within ${run.last.toLocaleString("en-US")}`;
-  if (prediction?.settled != null) return `settled at ${prediction.settled.toLocaleString("en-US")}`;
+  const part = model.spectrum && model.spectrum.covers !== "all" ? " in the known directions" : "";
+  if (prediction?.settled != null) return `settled at ${prediction.settled.toLocaleString("en-US")}${part}`;
   const within = run.last.toLocaleString("en-US");
   if (run.lastAbove >= run.last) return `above again at ${within}`;
   return `last above at ${Math.max(run.lastAbove, 0).toLocaleString("en-US")} within ${within}`;
