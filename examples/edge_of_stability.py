@@ -64,9 +64,10 @@ def main(folder: Path, steps: int = 800) -> None:
         print(f"{name:26} stability ratio over the last half: mean {sum(settled) / len(settled):.3f}")
         draw.curve(ratios, at, left, color=color, label=name)
         draw.curve(losses, at, right, color=color)
-    draw.line_at(1.0, left, across="y", text="the edge")
+    draw.line_at(1.0, left, across="y")
     draw.legend(
-        draw.describe(left, "updates", "stability ratio", "Sharpness rises to the edge, and stays"), "lower right"
+        draw.describe(left, "updates", "stability ratio (1 = the edge)", "Sharpness rises to the edge, and stays"),
+        "lower right",
     )
     draw.describe(right, "updates", "loss", "While the loss goes on falling", log="y")
     png, _ = draw.save(figure, folder, "edge_of_stability")

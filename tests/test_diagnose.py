@@ -275,8 +275,9 @@ def test_every_verdict_has_words_and_a_place() -> None:
     silence = Silence(0.9, flat=True)
     for code in set(VERDICTS) - {"one-step", "diverged"}:
         assert sentence_of(code, Facts(ratio=1.5, clip=0.5, batch_high=2.0, silence=silence), 0.1, 0.2)
-    close = {"low": 1.2, "high": 1.3}
+    close: dict[str, Any] = {"low": 1.2, "high": 1.3, "memory": True}
     assert code_of(Facts(ratio=1.25, **close)) == "unstable"
+    assert code_of(Facts(ratio=1.25, **{**close, "memory": False})) == "edge"  # gradient descent turns back from there
     assert code_of(Facts(ratio=1.25, adaptive=True, young=True, trial_rises=True, **close)) == "warm-up"
     assert code_of(Facts(ratio=1.25, adaptive=True, young=True, trial_rises=False, **close)) == "adapts"
     assert code_of(Facts(ratio=1.25, adaptive=True, pull=1.2, **close)) == "unstable"

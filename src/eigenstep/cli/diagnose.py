@@ -10,8 +10,8 @@ import click
 from eigenstep.cli import common
 
 if TYPE_CHECKING:
-    from eigenstep.advice.diagnose import Watch
     from eigenstep.advice.diagnosis import Diagnosis
+    from eigenstep.advice.evidence import Watch
 
 UNSTABLE = 3  # the exit code on which a script can gate
 
