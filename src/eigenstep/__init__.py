@@ -7,7 +7,10 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "advice": ("CriticalSharpness", "Diagnosis", "Limit", "critical_sharpness", "diagnose", "limit_now"),
+    "advice": (
+        *("CriticalSharpness", "Diagnosis", "Limit", "Recommendation"),
+        *("critical_sharpness", "diagnose", "limit_now", "recommend"),
+    ),
     "bridge": ("Group", "Optimizer", "rule_of"),
     "curvature": ("Objective", "density", "finite_step", "layers", "measure", "shares", "trace"),
     "errors": ("BadFile", "EigenstepError", "InvalidValue", "UnknownName", "Unsupported"),
@@ -19,6 +22,7 @@ _HOME = {
     ),
     "simulation": ("Run", "simulate"),
     "spectrum": ("Spectrum",),
+    "training": ("Monitor", "StabilityLR", "read_log"),
     "theory": ("max_stable_lr", "predict", "tune"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -4,6 +4,18 @@ from eigenstep.advice.critical import CriticalSharpness, critical_sharpness
 from eigenstep.advice.diagnose import diagnose
 from eigenstep.advice.diagnosis import Diagnosis
 from eigenstep.advice.limit import Limit, limit_now
+from eigenstep.advice.recommend import recommend
+from eigenstep.advice.recommendation import Recommendation
 from eigenstep.curvature import Objective  # handed on: training imports advice alone
 
-__all__ = ["CriticalSharpness", "Diagnosis", "Limit", "Objective", "critical_sharpness", "diagnose", "limit_now"]
+__all__ = [
+    "CriticalSharpness",
+    "Diagnosis",
+    "Limit",
+    "Objective",
+    "Recommendation",
+    "critical_sharpness",
+    "diagnose",
+    "limit_now",
+    "recommend",
+]

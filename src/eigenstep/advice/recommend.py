@@ -1,0 +1,371 @@
+"""`recommend`: the learning rate as a number, with an interval, a reason and the check that was run."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from eigenstep.advice.copies import lr_of, rates, refuse_foreign, wake
+from eigenstep.advice.critical import CriticalSharpness, critical_sharpness
+from eigenstep.advice.limit import Limit, limit_now
+from eigenstep.advice.recommendation import Candidate, Recommendation, put_settings
+from eigenstep.advice.rehearse import Budget, Lane, Rehearsal, Stream
+from eigenstep.advice.search import FEWEST, Search
+from eigenstep.curvature import Objective
+from eigenstep.errors import InvalidValue, Unsupported
+
+Watch = Callable[[int, int], None]
+FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
+NOTHING, LITTLE = 0.01, 0.2  # a loss that falls by less than this share, or by less and has stopped: nothing trains
+_CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
+_STILL = 0.5  # the share of parameters that never moved from which on their standing still is the reason
+
+
+def recommend(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    train: Any = None,
+    horizon: int = 1000,
+    budget: int = 500,
+    momentum: Sequence[float] | None = None,
+    optimizers: Iterable[torch.optim.Optimizer] | None = None,
+    clip: float | None = None,
+    fast: bool = False,
+    seed: int = 0,
+    progress: Watch | None = None,
+) -> Recommendation:
+    """Return the lr for a training run of `horizon` updates, found by at most `budget` training steps on copies.
+
+    Evidence at the start: the certified stability limit, and the critical sharpness of the optimizer's own next step.
+    Rehearsal: short real training of copies on the mini-batches of `train` (default: the objective's), every lr on the
+    same ones. Trials of budget / 50 steps, by factors of 4 and then 2, find the lr at which this model really leaves;
+    from there, or 4 times above the best trial, down, 6 candidates a factor 2 apart are compared by successive halving
+    over .03, .08 and .3 of the budget. Losses are those of a fixed probe, the objective's data. A candidate counts by
+    the mean of its log loss and of its worst log loss in the run's second half: the stability margin. Verification: the
+    chosen run, from the start, goes on while steps are left; one that leaves makes way for the next.
+
+    momentum: values to choose among (momentum, or the first beta). optimizers: others over the same model to compare
+    with. The budget is divided among all. clip: the max_norm that your loop clips gradients to. fast: at most 150
+    steps and 20 s, candidates a factor 4 apart. progress: a function of (steps, budget). Ctrl-C: the best so far.
+
+    Nothing of the user's changes: model, optimizer, loader, generators. Raises InvalidValue or Unsupported, with the
+    remedy, for an optimizer of other parameters, a scheduler in place, a loader that cannot be replayed, no budget.
+    Source: Kalra et al. 2026 (arXiv 2601.16979); Jamieson and Talwalkar 2016 (successive halving).
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> x = torch.eye(2).repeat(8, 1)
+    >>> objective = Objective(model, lambda model, x: (model(x) - 1).square().mean(), [x, x])
+    >>> found = recommend(objective, torch.optim.SGD(model.parameters(), lr=1e-3), budget=100)
+    >>> found.trains, found.verified, 0.3 < found.suggestion() < 2.0, found.steps <= 100
+    (True, True, True, True)
+    """
+    chosen = [optimizer, *(optimizers or ())]
+    variants = [(o, {} if m is None else {"momentum": float(m)}) for o in chosen for m in (momentum or (None,))]
+    _refuse(objective, chosen, horizon, budget, len(variants), momentum, clip)
+    steps = budget // len(variants) if not fast else min(FAST_STEPS, budget // len(variants))
+    stream = Stream(_train(objective, train), objective.memory / 4, seed)
+    answers: list[Recommendation] = []
+    for number, (each, settings) in enumerate(variants):
+        if answers and answers[-1].missing is not None and answers[-1].missing.startswith("interrupted"):
+            break
+        seconds = FAST_SECONDS / len(variants) if fast else None
+        watch = None if progress is None else _shifted(progress, number * steps, budget if not fast else steps)
+        allowed = Budget(steps, seconds, watch)
+        answers.append(_one(objective, each, stream, allowed, settings, horizon, clip, fast, seed))
+    return answers[0] if len(answers) == 1 else _best(answers, len(variants))
+
+
+def _one(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    stream: Stream,
+    budget: Budget,
+    settings: Mapping[str, float],
+    horizon: int,
+    clip: float | None,
+    fast: bool,
+    seed: int,
+) -> Recommendation:
+    """The answer for one optimizer at one momentum."""
+    rehearsal = Rehearsal(objective, optimizer, stream, budget, clip=clip, seed=seed)
+    asleep = wake(rehearsal.optimizer)
+    put_settings(rehearsal.optimizer, settings)
+    facts = Facts(asleep)
+    search: Search | None = None
+    with rehearsal.session():
+        try:
+            facts.look(rehearsal, fast)
+            search = Search(rehearsal, facts.first_guess(rehearsal.optimizer), fast, horizon, watch=facts.follow)
+            search.run()
+            facts.count_still(search)
+        except KeyboardInterrupt:
+            facts.notes.append("interrupted while the start was being measured")
+    return _answer(rehearsal, search, facts, settings, horizon, time.perf_counter() - budget.began)
+
+
+class Facts:
+    """What was measured beside the rehearsals."""
+
+    def __init__(self, asleep: bool) -> None:
+        self.limit: Limit | None = None
+        self.critical: CriticalSharpness | None = None
+        self.later: list[tuple[int, float, float]] = []
+        self.still: float | None = None
+        self.notes = ["every lr was 0: read as the start of a warm-up"] if asleep else []
+        self._rehearsal: Rehearsal | None = None
+
+    def look(self, rehearsal: Rehearsal, fast: bool) -> None:
+        """Measure the limit and the critical sharpness at the start."""
+        self._rehearsal = rehearsal
+        start = rehearsal.probe.on(rehearsal.model)
+        if not math.isfinite(rehearsal.start):
+            return
+        try:
+            self.limit = limit_now(start, rehearsal.optimizer, quick=fast, sharpness=False)
+        except (Unsupported, InvalidValue) as error:
+            self.notes.append(f"no linear limit, so judged by critical sharpness and rehearsal: {error}")
+        self.critical = critical_sharpness(start, rehearsal.optimizer, tol=0.1 if fast else 0.01)
+        if self.critical.reason is not None:
+            self.notes.append(f"no critical sharpness: {self.critical.reason}")
+
+    def first_guess(self, optimizer: torch.optim.Optimizer) -> float:
+        """Where the search begins: the critical lr, else the limit, else the lr that is set."""
+        guesses = (
+            None if self.critical is None else self.critical.lr,
+            None if self.limit is None else self.limit.max_stable_lr,
+            lr_of(optimizer),
+        )
+        return next(lr for lr in guesses if lr is not None and 0 < lr < math.inf)
+
+    def follow(self, lane: Lane) -> None:
+        """Measure the limit where a rehearsal stands, from the first one's vectors, if that is cheap."""
+        if self.limit is None or self.limit.seconds > _CHEAP or self._rehearsal is None or lane.optimizer is None:
+            return
+        assert lane.model is not None
+        try:
+            found = limit_now(
+                self._rehearsal.probe.on(lane.model), lane.optimizer, start=self.limit, quick=True, sharpness=False
+            )
+        except (Unsupported, InvalidValue):
+            return
+        if math.isfinite(found.max_stable_lr):
+            self.later.append((lane.step, lane.lr, found.max_stable_lr))
+
+    def count_still(self, search: Search) -> None:
+        """The share of the trained parameters that the longest run has not moved at all."""
+        lane = search.order[0] if search.order else None
+        if lane is None or lane.model is None:
+            return
+        pairs = zip(search.rehearsal.model.parameters(), lane.model.parameters(), strict=True)
+        moved = [(int((p != q).sum()), p.numel()) for p, q in pairs if p.requires_grad]
+        self.still = 1 - sum(a for a, _ in moved) / sum(n for _, n in moved)
+
+    def warmup(self, lr: float, steps: int) -> int | None:
+        """Updates until the limit has risen above the lr, where it is below at the start; None if no warm-up is needed.
+
+        An adaptive rule's frozen limit says little while its second moments are young: there is no such advice then.
+        """
+        if self.limit is None or self.limit.adapts or lr <= self.limit.max_stable_lr:
+            return None
+        return next((step for step, at, edge in self.later if edge >= lr and at >= lr / 2), steps)
+
+
+def _answer(
+    rehearsal: Rehearsal,
+    search: Search | None,
+    facts: Facts,
+    settings: Mapping[str, float],
+    horizon: int,
+    seconds: float,
+) -> Recommendation:
+    """Everything that is known, put together."""
+    start, budget = rehearsal.start, rehearsal.budget
+    lanes = [] if search is None else [lane for lane in search.lanes.values() if lane.step]
+    best = search.order[0] if search is not None and search.order else None
+    if best is None and search is not None and search.good():  # interrupted: the best trial
+        best = min((search.lanes[k] for k in search.good()), key=lambda lane: lane.loss)
+    if best is not None and not best.loss < start:
+        best = None
+    unable = _unable(search, best, start, facts)
+    lr = None if unable is not None or best is None else best.lr
+    missing = "interrupted before anything was run" if search is None else search.missing
+    assert search is not None or lr is None
+    interval = None if lr is None or search is None or best is None else search.interval(best)
+    if interval is not None and missing is not None:
+        interval = (interval[0] / 2, min(interval[1] * 2, search.edge[1] if search and search.edge else math.inf))
+    return Recommendation(
+        lr=lr,
+        interval=interval,
+        reason=unable or _reason(search, best, facts),
+        trains=unable is None,
+        verified=lr is not None and search is not None and search.verified,
+        verified_steps=best.step if best is not None and lr is not None else 0,
+        optimizer=type(rehearsal.optimizer).__name__,
+        groups=tuple(rates(rehearsal.optimizer)),
+        start=start,
+        loss=None if best is None else best.loss,
+        candidates=tuple(
+            Candidate(lane.lr, tuple(lane.points), tuple(lane.losses), lane.diverged, lane.step)
+            for lane in sorted(lanes, key=lambda lane: lane.lr)
+        ),
+        edge=None if search is None else search.edge,
+        limit=facts.limit,
+        critical=facts.critical,
+        later=tuple(facts.later),
+        warmup=None if lr is None or best is None else facts.warmup(lr, best.step),
+        horizon=horizon,
+        budget=budget.steps,
+        steps=budget.used,
+        seconds=seconds,
+        complete=missing is None,
+        missing=missing,
+        unchecked=tuple(_unchecked(rehearsal, best, horizon, missing)),
+        notes=tuple(facts.notes),
+        settings=dict(settings),
+    )
+
+
+def _unable(search: Search | None, best: Lane | None, start: float, facts: Facts) -> str | None:
+    """Why there is no lr to recommend; None if there is one."""
+    if not math.isfinite(start):
+        return f"the loss is {start} at the start: no lr can mend that; begin from a finite one"
+    if search is None:
+        return "interrupted before anything was run"
+    if best is None:
+        if search.missing is not None and not search.lanes:
+            return f"nothing can be said: {search.missing}"
+        if facts.critical is not None and facts.critical.reason is not None:
+            return f"nothing trains here, whatever the lr: {facts.critical.reason}"
+        smallest = min((lane.lr for lane in search.lanes.values()), default=math.nan)
+        return (
+            f"nothing trains here: no lr down to {smallest:.2g} lowered the loss from {start:.4g}; it may be as low as "
+            "it gets, or the mini-batches may pull elsewhere than the objective's data"
+        )
+    fall = 1 - best.loss / start if start > 0 else math.inf
+    flat = search.missing is None and fall < LITTLE and (max(best.tail()) - best.loss) / start < NOTHING
+    if fall >= NOTHING and not flat:
+        return None
+    if fall < NOTHING and search.missing is not None:
+        return None
+    why = "the loss may be as low as this model can bring it"
+    if facts.still is not None and facts.still >= _STILL:
+        why = f"{facts.still:.0%} of the parameters never moved, as under dead units: their gradient is zero"
+    return (
+        f"nothing trains here, whatever the lr: over {best.step} updates the loss went from {start:.4g} to "
+        f"{best.loss:.4g} and no further; {why}"
+    )
+
+
+def _reason(search: Search | None, best: Lane | None, facts: Facts) -> str:
+    """Why this lr, in a sentence."""
+    assert search is not None
+    assert best is not None
+    edge = search.edge
+    assert edge is not None  # the best one lowered the loss
+    upper = f"from {edge[1]:.3g} on it left or rose" if math.isfinite(edge[1]) else "no larger lr was tried"
+    how = f"of {len(search.lanes)} learning rates rehearsed it brought the loss lowest and most steadily"
+    if search.missing is not None:
+        how = f"it was the best so far ({search.missing})"
+    text = f"{how}: {best.loss:.4g} after {best.step} updates; short runs lowered the loss up to {edge[0]:.3g}, {upper}"
+    if facts.limit is not None and math.isfinite(facts.limit.max_stable_lr):
+        text += f"; the limit at the start is {facts.limit.max_stable_lr:.3g}"
+    return text + "."
+
+
+def _unchecked(rehearsal: Rehearsal, best: Lane | None, horizon: int, missing: str | None) -> list[str]:
+    """What the answer does not cover."""
+    found = [] if missing is None else [missing]
+    if best is not None and best.step < horizon:
+        found.append(f"updates {best.step + 1} to {horizon}: that the order of the candidates stays is a bet")
+    found.append("a schedule: every run was at a constant lr")
+    if rehearsal.clip is None:
+        found.append("gradient clipping and accumulation, if your loop has them")
+    if not rehearsal.whole:
+        found.append("the objective's other batches: the probe is 16 of them")
+    if rehearsal.stream.full and not rehearsal.stream.one:
+        found.append(f"more than {len(rehearsal.stream.kept)} mini-batches: for memory these were gone over repeatedly")
+    return found
+
+
+def _best(answers: list[Recommendation], number: int) -> Recommendation:
+    """The answer whose run stood lowest after equally many updates, and a sentence on the others."""
+
+    def key(answer: Recommendation) -> float:
+        return math.inf if answer.lr is None or answer.loss is None else answer.loss
+
+    ranked = sorted(answers, key=key)
+    first, rest = ranked[0], ranked[1:]
+    told = "; ".join(_against(first, other) for other in rest)
+    if len(answers) < number:
+        told += f"; {number - len(answers)} of {number} settings were not looked at"
+    total = {"steps": sum(a.steps for a in answers), "seconds": sum(a.seconds for a in answers)}
+    return replace(first.among(tuple(rest)), reason=f"{first.reason} {told}.", **total)  # type: ignore[arg-type]
+
+
+def _against(first: Recommendation, other: Recommendation) -> str:
+    """How another answer compares: the updates that each needed for the worse one's final loss."""
+    if other.lr is None or other.loss is None or first.loss is None:
+        return f"{other.headline} ({other.reason})"
+    runs = [next(c for c in a.candidates if c.lr == a.lr) for a in (first, other)]
+    counts = [next(p for p, v in zip(c.points, c.losses, strict=True) if v <= other.loss) for c in runs]
+    return (
+        f"beside it {other.headline}, which reached {other.loss:.3g} in {counts[1]} updates, the first in {counts[0]}"
+    )
+
+
+def _refuse(
+    objective: Objective,
+    chosen: list[torch.optim.Optimizer],
+    horizon: int,
+    budget: int,
+    variants: int,
+    momentum: Sequence[float] | None,
+    clip: float | None,
+) -> None:
+    """Raise, before anything is done, for what cannot be recommended."""
+    for name, count in (("horizon", horizon), ("budget", budget)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InvalidValue(f"recommend: {name}={count!r} must be a whole number of updates, at least 1")
+    each_has = budget // variants
+    if each_has < FEWEST:
+        raise InvalidValue(
+            f"recommend: budget={budget} leaves {each_has} training steps for each of {variants} settings; at least "
+            f"{FEWEST} are needed: give budget={FEWEST * variants} or more (500 is the default)"
+        )
+    if clip is not None and not 0 < clip < math.inf:
+        raise InvalidValue(f"recommend: clip={clip} must be a positive norm, or None")
+    for each in chosen:
+        refuse_foreign("recommend", objective, each)
+        if hasattr(each.step, "_wrapped_by_lr_sched") or any("initial_lr" in g for g in each.param_groups):
+            raise InvalidValue(
+                "recommend: an lr scheduler is attached to the optimizer, and the rehearsals run at a constant lr; "
+                "build the optimizer without the scheduler, ask, and give the answer to the scheduler as its peak lr"
+            )
+        if momentum is not None and not all("momentum" in g or "betas" in g for g in each.param_groups):
+            raise Unsupported(f"recommend: {type(each).__name__} has no momentum to choose; leave out momentum=")
+    for value in momentum or ():
+        if not 0 <= value < 1:
+            raise InvalidValue(f"recommend: momentum={value} must be at least 0 and below 1")
+
+
+def _train(objective: Objective, train: Any) -> Any:
+    """The mini-batches to train on; with a warning where the objective's only batch must do."""
+    if train is not None:
+        return train
+    objective.batches.read()
+    if len(objective.batches.counts) == 1:
+        warnings.warn(
+            "recommend: train= is not given and the objective's data are one batch: the rehearsals train on that batch "
+            "alone, without the noise of mini-batches; pass train=loader, the loader that you train with",
+            stacklevel=3,
+        )
+    return objective.batches.source
+
+
+def _shifted(progress: Watch, done: int, total: int) -> Watch:
+    return lambda used, _: progress(done + used, total)
