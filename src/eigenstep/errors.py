@@ -16,10 +16,10 @@ class UnknownName(EigenstepError, ValueError):
     """A rule, problem, hyperparameter or other name that does not exist."""
 
     @classmethod
-    def among(cls, what: str, name: str, valid: Iterable[str]) -> "UnknownName":
-        """Build the error for `name`, with the nearest valid name first."""
+    def among(cls, what: str, name: str, valid: Iterable[str], close: str | None = None) -> "UnknownName":
+        """Build the error for `name`, with the nearest valid name first: `close`, unless that is to be found."""
         options = list(valid)
-        close = nearest(name, options)
+        close = close or nearest(name, options)
         hint = f"did you mean {close!r}? " if close else ""
         return cls(f"{what} {name!r} does not exist: {hint}valid are {', '.join(options)}")
 

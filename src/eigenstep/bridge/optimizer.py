@@ -217,7 +217,7 @@ def _refuse_misspelt(rule: Rule, group: Mapping[str, Any]) -> None:
         close = _ALIASES.get(key.lower()) or nearest(key.lower(), valid, cutoff=0.75)
         if key in elsewhere or close in valid:
             where = f"Optimizer: param group: hyperparameter of {type(rule).__name__}"
-            raise UnknownName.among(where, key, [close, *(v for v in valid if v != close)] if close in valid else valid)
+            raise UnknownName.among(where, key, valid, close if close in valid else None)
 
 
 def _apart(value: Tensor, others: tuple[Tensor, ...]) -> Tensor:
