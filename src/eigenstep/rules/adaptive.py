@@ -258,8 +258,8 @@ class NAdam(_Moments):
     """NAdam (Dozat 2016) as torch has it: Nesterov's momentum in Adam, with a momentum schedule.
 
     mu_t = b1 (1 - 0.96^(t momentum_decay) / 2); x <- x - lr ((1 - mu_t) / (1 - prod mu) g + mu_(t+1) / (1 - prod mu
-    mu_(t+1)) m) / (sqrt(v_hat) + eps). The late limit, mu = b1, comes only after some 85,000 updates. The product is that
-    of the present b1: torch, which keeps the one of the b1 that were, differs once a schedule has changed them.
+    mu_(t+1)) m) / (sqrt(v_hat) + eps). The late limit, mu = b1, comes only after some 85,000 updates. The product is
+    that of the present b1: torch, which keeps the one of the b1 that were, differs once a schedule has changed them.
 
     >>> NAdam().momentum_decay
     0.004
