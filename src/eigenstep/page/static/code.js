@@ -2,7 +2,7 @@
 
 import { RULES } from "./rules.js";
 
-const number = (value) => String(Number(value.toPrecision(12)));
+const number = String;
 const CLASSES = {
   "gradient-descent": "GradientDescent", "heavy-ball": "HeavyBall", momentum: "Momentum", "ema-momentum": "EMAMomentum",
   nesterov: "Nesterov", adagrad: "AdaGrad", rmsprop: "RMSProp", adam: "Adam", adamw: "AdamW", adamax: "Adamax",

@@ -246,7 +246,8 @@ export function buildRules(app) {
 function enter(state, name, model) {
   const changes = name === "momentum" ? { momentum: 0.9 } : {};
   const probe = model.consider(name, settings(name, { ...changes, lr: 0.02 }));
-  const lr = probe.best?.lr ?? (!isAdaptive(probe.rule) && probe.atMost < Infinity ? probe.atMost / 2 : null) ?? 0.02;
+  const half = !isAdaptive(probe.rule) && probe.atMost > 0 && probe.atMost < Infinity ? probe.atMost / 2 : 0.02;
+  const lr = probe.best?.lr ?? half;
   state.racers.push(racer(name, { ...changes, lr: Number(lr.toPrecision(4)) }));
   state.selected = state.racers.length - 1;
 }

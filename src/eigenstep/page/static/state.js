@@ -38,8 +38,6 @@ export function inRange(name, text) {
   return String(text).trim() !== "" && value >= low && value <= high ? value : undefined;
 }
 
-const compact = (value) => String(Number(value.toPrecision(12)));
-
 /** The state as text, only what differs from the defaults. */
 export function encode(state) {
   const parts = [], plain = fresh({ surface: state.surface });
@@ -47,14 +45,14 @@ export function encode(state) {
   if (state.preset) put("preset", state.preset);
   if (state.surface !== "quadratic") put("surface", state.surface);
   for (const name of ["kappa", "n", "angle", "tolerance", "steps"]) {
-    if (state[name] !== plain[name]) put(name, compact(state[name]));
+    if (state[name] !== plain[name]) put(name, state[name]);
   }
-  if (String(state.start) !== String(plain.start)) put("start", state.start.map(compact).join(","));
+  if (String(state.start) !== String(plain.start)) put("start", state.start.join(","));
   for (const { rule, p } of state.racers) {
     const fields = RULES[rule].fields, told = [];
     for (const name of Object.keys(fields)) {
       if (p[name] === fields[name] || p[name] == null) continue;
-      told.push(`${name}=${typeof p[name] === "boolean" ? p[name] : compact(p[name])}`);
+      told.push(`${name}=${p[name]}`);
     }
     put("rule", [rule, ...told].join(","));
   }
