@@ -59,7 +59,8 @@ def factors(motion: Motion, gradient: Callable[[Tensor], Tensor], minimum: Tenso
     """Return by what factor each lane's distance changes per update, once the memory of the start has faded.
 
     The slope of the logarithm of the distance (the largest of the last _BEAT updates, since it may oscillate), by least
-    squares over the later half of the time until the lane has grown by TENFOLD^3 or shrunk to 1 / TENFOLD^3.
+    squares over the later half of the time until the lane has grown by TENFOLD^3 or shrunk to 1 / TENFOLD^3; 0 for a
+    lane that has shrunk as far as that in one update.
     """
     distances = [(motion.points - minimum).norm(dim=-1)]
     for _ in range(updates):
@@ -70,8 +71,11 @@ def factors(motion: Motion, gradient: Callable[[Tensor], Tensor], minimum: Tenso
     inside = (grown > TENFOLD**-3) & (grown < TENFOLD**3)
     ends = inside.int().cumprod(0).sum(0)  # the first update outside, or all
     time = torch.arange(updates + 1, dtype=torch.float64).unsqueeze(-1)
-    used = ((time >= ends // 2) & (time < ends)).to(torch.float64)
+    shrunk = grown.gather(0, (ends - 1).unsqueeze(0)).squeeze(0) <= 1
+    begins = torch.where(shrunk, (ends // 2).clamp(min=_BEAT - 1), ends // 2)  # before, the start is the largest
+    used = ((time >= begins) & (time < ends)).to(torch.float64)
     logs = torch.where(used > 0, grown, 1.0).log()
     centred = used * (time - (used * time).sum(0) / used.sum(0))
-    slope: Tensor = (centred * logs).sum(0) / centred.square().sum(0)
+    spread = centred.square().sum(0)
+    slope = torch.where(spread > 0, (centred * logs).sum(0) / spread, -torch.inf)
     return slope.exp()

@@ -72,7 +72,8 @@ def measured_limit(
     sharpest direction of P^-1 H. An lr returns if both signs do: the distance shrinks between T and 2T updates. It
     leaves if either does: the distance has grown tenfold, after the first `settle` updates, by default
     10 / (1 - momentum), in which a stable method may overshoot. Further out a real loss may stay bounded; that is
-    leaving all the same. The bracket starts two decades wide, without any prediction, and is narrowed to a relative
+    leaving all the same. Near the edge an overshoot takes long to fade, so that with momentum the edge is found up to
+    .1% low. The bracket starts two decades wide, without any prediction, and is narrowed to a relative
     width of `tolerance`; T grows as it narrows, since close to the edge an error changes slowly.
 
     Raises InvalidValue for weight decay in the rule (it moves the minimum; put it into the loss), an adaptive rule

@@ -50,6 +50,9 @@ def measured_orbit(rule: Rule, problem: Problem, updates: int = 10_000) -> Orbit
     Every coordinate starts half an lr from the minimum, signs alternating, with empty averages. Widths are root mean
     squares, because real Adam is mostly nearer than the orbit and now and then bursts far beyond it.
 
+    Where rounding can park a rule exactly on the minimum (a quadratic's), its width there is 0: put such a minimum at
+    the origin, where nothing is lost to rounding.
+
     Raises Unsupported for a rule that does not adapt or whose unit does not forget, InvalidValue for fewer than 100
     updates, a sharpness that is not positive, or lr = 0.
 
