@@ -115,12 +115,12 @@ function axes(pen, theme, width, height, sx, sy, model) {
 
 /** A rule's way up to update t, its place now, and its label where it left. */
 function way(pen, theme, racer, model, { sx, sy, t, chosen, width, height, labels }) {
-  const { run } = racer, n = run.n, last = Math.min(t, run.last), color = theme.colors[racer.name];
+  const { run } = racer, last = Math.min(t, run.last), color = theme.colors[racer.name];
   const points = new Float64Array(2 * (last + 1));
   let far = 0;
   for (let k = 0; k <= last; k++) {
-    points[2 * k] = sx(run.points[k * n]);
-    points[2 * k + 1] = sy(run.points[k * n + n - 1]);
+    points[2 * k] = sx(run.points[2 * k]);
+    points[2 * k + 1] = sy(run.points[2 * k + 1]);
     if (Math.abs(points[2 * k]) < 1e5 && Math.abs(points[2 * k + 1]) < 1e5) far = k;
   }
   const drawn = points.subarray(0, 2 * (far + 1));

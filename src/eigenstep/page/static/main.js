@@ -315,4 +315,5 @@ if (given) openReport(JSON.parse(given.textContent).text, JSON.parse(given.textC
 else if (location.hash.length > 1) tell(TOUR.find((each) => each.id === app.state.preset));
 else visit(TOUR.find((each) => each.id === "adam").id);
 draw();
+app.first = performance.now(); // milliseconds from the start of loading to the first picture
 document.documentElement.dataset.ready = "true";

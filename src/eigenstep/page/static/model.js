@@ -3,7 +3,7 @@
 import { RULES, isAdaptive, isLinear } from "./rules.js";
 import { DoubleWell, Quadratic, Rosenbrock } from "./problems.js";
 import { articleCount, simulate } from "./simulate.js";
-import { bestLr, frozenLimit, maxStableLr, predict } from "./theory.js";
+import { afresh, bestLr, frozenLimit, maxStableLr, predict } from "./theory.js";
 import { roundUp } from "./axes.js";
 
 const WORK = 100000; // eigenvalues x updates of one run: what a slider may cost
@@ -18,6 +18,16 @@ export function remember(key, answer) {
   memory.set(key, value);
   return value;
 }
+
+const rooms = new Map();
+
+/** Arrays for the racer at a place, used again by the next picture: a slider's move leaves nothing to sweep up. */
+const roomFor = (place) => (name, length) => {
+  const key = `${place} ${name}`, had = rooms.get(key);
+  if (had?.length === length) return had;
+  rooms.set(key, new Float64Array(length));
+  return rooms.get(key);
+};
 
 /** A text for the hyperparameters other than those named: what a cached answer depends on. */
 export function keyOf(rule, p, values, ...without) {
@@ -66,7 +76,7 @@ export function compute(state, report) {
   const quadratic = problem instanceof Quadratic;
   const all = spectrum ? spectrum.values : problem.eigenvalues;
   const model = { state, report, problem, start, components, spectrum, reach, steps, quadratic, eigenvalues: all, racers: [] };
-  model.racers = state.racers.map(({ rule, p }) => race(model, rule, p));
+  model.racers = state.racers.map(({ rule, p }, i) => race(model, rule, p, roomFor(i)));
   model.shown = shownSteps(model);
   model.t = state.t === null ? model.shown : Math.min(state.t, model.shown);
   for (const racer of model.racers) {
@@ -78,7 +88,7 @@ export function compute(state, report) {
 }
 
 /** One rule: what is known before it runs, and its run. */
-function race(model, name, given) {
+function race(model, name, given, room = afresh) {
   const { state, problem, spectrum, steps } = model;
   let rule = RULES[name], p = given, refused = null;
   if (spectrum) {
@@ -90,23 +100,23 @@ function race(model, name, given) {
       p = { ...p, weight_decay: p.decoupled ? p.weight_decay : 0 };
     }
   }
-  const racer = { name, rule, p, given, refused, label: rule.label };
+  const racer = { name, rule, p, given, refused, room, label: rule.label };
   if (refused) return racer;
-  const options = { tolerance: state.tolerance, kept: 0, shown: 0, budget: 20 * WORK };
+  const options = { tolerance: state.tolerance, kept: 0, shown: 0, budget: 20 * WORK, room };
   const pull = model.quadratic ? pulls(problem) : null;
   racer.prediction = model.quadratic && p.lr > 0
     ? predict(rule, p, problem.eigenvalues, model.components, pull, { ...options, kept: steps, shown: Math.min(steps, 2000) })
     : null;
   const settled = racer.prediction?.settled;
-  const horizon = settled != null ? Math.min(steps, Math.max(Math.ceil(settled * 1.2), 60)) : steps;
+  const horizon = settled != null && steps > 1000 ? Math.min(steps, Math.max(Math.ceil(settled * 1.2), 60)) : steps;
   racer.run = run(model, racer, horizon);
   racer.count = articleCount(racer.run);
   return racer;
 }
 
 /** A rule's run; what is predicted to have settled runs on only as far as it is shown. */
-function run({ state, problem, start, spectrum }, { rule, p }, steps) {
-  return simulate(rule, p, problem, start, { steps, tolerance: state.tolerance, box: spectrum ? 1e9 : BOX });
+function run({ state, problem, start, spectrum }, { rule, p, room }, steps) {
+  return simulate(rule, p, problem, start, { steps, tolerance: state.tolerance, box: spectrum ? 1e9 : BOX, room });
 }
 
 /** A racer with what its limits are at the update shown. */

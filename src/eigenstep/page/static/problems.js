@@ -12,6 +12,7 @@ export class Quadratic {
     this.cos = Math.cos(angle);
     this.sin = Math.sin(angle);
     this.turned = angle !== 0 && this.n > 1;
+    this.errors = new Float64Array(this.n);
   }
 
   /** The eigencomponents of the error of a point, written to `out`. */
@@ -40,16 +41,19 @@ export class Quadratic {
     return this.unturn(Float64Array.from(components)).map((value, i) => value + this.minimum[i]);
   }
 
-  /** The loss; its gradient is written to `grad`. */
+  /** The loss; its gradient is written to `grad`, the eigencomponents to `errors`. */
   lossAndGradient(x, grad) {
-    this.components(x, grad);
-    let loss = 0;
-    for (let i = 0; i < this.n; i++) {
-      const slope = grad[i] * this.eigenvalues[i];
-      loss += slope * grad[i];
-      grad[i] = slope;
-    }
+    const loss = this.loss(x);
+    for (let i = 0; i < this.n; i++) grad[i] = this.errors[i] * this.eigenvalues[i];
     this.unturn(grad);
+    return loss;
+  }
+
+  /** The loss; the eigencomponents are written to `errors`. */
+  loss(x) {
+    const c = this.components(x, this.errors), { eigenvalues, n } = this;
+    let loss = 0;
+    for (let i = 0; i < n; i++) loss += c[i] * (c[i] * eigenvalues[i]);
     return loss / 2;
   }
 
@@ -93,6 +97,10 @@ export class Rosenbrock {
     return short * short + 100 * above * above;
   }
 
+  loss(x) {
+    return this.height(x[0], x[1]);
+  }
+
   height(u, v) {
     return (1 - u) ** 2 + 100 * (v - u * u) ** 2;
   }
@@ -122,6 +130,10 @@ export class DoubleWell {
     const weight = 1 / (1 + Math.exp(-excess));
     grad[0] = left + weight * (right - left);
     grad[1] = x[1];
+    return this.loss(x);
+  }
+
+  loss(x) {
     return this.height(x[0], x[1]);
   }
 

@@ -27,8 +27,13 @@ function secondMoment(p, g, s, i) {
   s[0][i] = lerp(g * g, s[0][i], p.beta2);
 }
 
-function momentUnit(p, s, i, t) {
-  return root(p, s[0][i] / (1 - p.beta2 ** t));
+/** What the second moment is divided by at update t. */
+function correction(p, t) {
+  return 1 - p.beta2 ** t;
+}
+
+function momentUnit(p, s, i, corrected) {
+  return root(p, s[0][i] / corrected);
 }
 
 /** m <- b1 m + (1 - b1) g; x <- x - lr correction m / unit. */
@@ -41,8 +46,8 @@ const decay = { weight_decay: 0, decoupled: false };
 const guard = { eps: 1e-8, delta: null };
 const betas = { beta1: 0.9, beta2: 0.999 };
 const moments = {
-  buffers: () => 1, scales: () => 1, coefficients: corrected, accumulate: secondMoment, unit: momentUnit,
-  move: moveByMean,
+  buffers: () => 1, scales: () => 1, coefficients: corrected, accumulate: secondMoment, correction,
+  unit: momentUnit, move: moveByMean,
 };
 const filter = { scales: () => 0, coefficients: none, unit: plain };
 
@@ -58,8 +63,8 @@ function radamLength(p, t) {
 }
 
 // fields: hyperparameters with torch's defaults. buffers, scales: how many of each a setting keeps. coefficients: all
-// that depends on t (Infinity: the late limit). accumulate: takes a gradient into the scales s at i. unit: P there.
-// move: writes the next point and buffer to out. A rule without `move` is not linear: it has `jump` instead.
+// that depends on t (Infinity: the late limit). accumulate: takes a gradient into the scales s at i. unit: P there, with
+// the correction for t. move: writes the next point and buffer to out. A rule without `move` is not linear: it has `jump` instead.
 export const RULES = {
   "gradient-descent": {
     label: "gradient descent", fields: { lr: 1e-3, ...decay }, ...filter, buffers: () => 0,
@@ -129,7 +134,7 @@ export const RULES = {
       secondMoment(p, g, s, i);
       if (p.amsgrad) s[1][i] = Math.max(s[1][i], s[0][i]);
     },
-    unit: (p, s, i, t) => root(p, (p.amsgrad ? s[1][i] : s[0][i]) / (1 - p.beta2 ** t)),
+    unit: (p, s, i, corrected) => root(p, (p.amsgrad ? s[1][i] : s[0][i]) / corrected),
   },
   adamw: {
     label: "AdamW", ...moments,
@@ -163,10 +168,10 @@ export const RULES = {
       const squared = ((rho - 4) * (rho - 2) * top) / ((top - 4) * (top - 2) * rho);
       return [(rho > 5 ? Math.sqrt(squared) : 1) / (1 - p.beta1 ** t), 0];
     },
-    unit(p, s, i, t) {
-      if (!(radamLength(p, t) > 5)) return 1;
-      const correction = 1 - p.beta2 ** t;
-      return p.delta == null ? root(p, s[0][i]) / Math.sqrt(correction) : root(p, s[0][i] / correction);
+    correction: (p, t) => (radamLength(p, t) > 5 ? correction(p, t) : 0), // 0: not rectified, and no unit
+    unit(p, s, i, corrected) {
+      if (corrected === 0) return 1;
+      return p.delta == null ? root(p, s[0][i]) / Math.sqrt(corrected) : root(p, s[0][i] / corrected);
     },
   },
   "sign-descent": {
@@ -226,13 +231,13 @@ export function update(rule, p, x, grad, state) {
     return;
   }
   const c = rule.coefficients(p, t, state), adaptive = Boolean(rule.accumulate);
-  const coupled = p.decoupled ? 0 : p.weight_decay;
+  const coupled = p.decoupled ? 0 : p.weight_decay, corrected = rule.correction ? rule.correction(p, t) : 1;
   for (let i = 0; i < n; i++) {
     const g = coupled === 0 ? grad[i] : grad[i] + coupled * x[i];
     let u = 1;
     if (adaptive) {
       rule.accumulate(p, g, s, i);
-      u = state.unit[i] = rule.unit(p, s, i, t);
+      u = state.unit[i] = rule.unit(p, s, i, corrected);
     }
     rule.move(p, x[i], g, u, b[i], c, OUT);
     x[i] = OUT[0];

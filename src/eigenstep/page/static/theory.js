@@ -129,7 +129,7 @@ export class Flow {
     this.rule = rule;
     this.p = p;
     this.pull = pull;
-    this.late = Array.from(eigenvalues, (value) => matrix(rule, p, value));
+    this.late = this.matrices(Infinity);
     this.drives = this.drive(Infinity);
     this.x = Float64Array.from(start, (value, i) => value - pull[i]);
     this.b = new Float64Array(this.n);
@@ -137,35 +137,43 @@ export class Flow {
     this.t = 0;
   }
 
-  /** What the constant gradient at the place of the pull adds to the state in one update. */
+  /** The matrices at update t, four numbers each. */
+  matrices(t) {
+    const out = new Float64Array(4 * this.n);
+    for (let i = 0; i < this.n; i++) out.set(matrix(this.rule, this.p, this.eigenvalues[i], t), 4 * i);
+    return out;
+  }
+
+  /** What the constant gradient at the place of the pull adds to the state in one update, two numbers each. */
   drive(t) {
-    const c = this.rule.coefficients(this.p, t, { product: 1 });
-    return Array.from(this.pull, (pull, i) => {
-      this.rule.move(this.p, 0, this.eigenvalues[i] * pull, 1, 0, c, OUT);
-      return this.rule.buffers(this.p) > 0 ? [OUT[0], OUT[1]] : [OUT[0], 0];
-    });
+    const c = this.rule.coefficients(this.p, t, { product: 1 }), out = new Float64Array(2 * this.n);
+    for (let i = 0; i < this.n; i++) {
+      this.rule.move(this.p, 0, this.eigenvalues[i] * this.pull[i], 1, 0, c, OUT);
+      out.set(this.rule.buffers(this.p) > 0 ? OUT : [OUT[0], 0], 2 * i);
+    }
+    return out;
   }
 
   /** Make one update; the errors are in `error`, the loss is returned. */
   step() {
-    const first = this.t++ === 0, { rule, p } = this;
-    const now = first ? Array.from(this.eigenvalues, (value) => matrix(rule, p, value, 1)) : this.late;
-    const drives = first ? this.drive(1) : this.drives;
+    const first = this.t++ === 0, { n, x, b, error, eigenvalues, pull } = this;
+    const m = first ? this.matrices(1) : this.late, drives = first ? this.drive(1) : this.drives;
+    const ahead = iterateOf(this.rule, this.p, 0, 1); // the iterate is x + ahead * buffer
     let loss = 0;
-    for (let i = 0; i < this.n; i++) {
-      const [a, b, c, d] = now[i], x = this.x[i], y = this.b[i];
-      this.x[i] = a * x + b * y + drives[i][0];
-      this.b[i] = c * x + d * y + drives[i][1];
-      const error = iterateOf(rule, p, this.x[i], this.b[i]) + this.pull[i];
-      this.error[i] = error;
-      loss += 0.5 * this.eigenvalues[i] * error * error;
+    for (let i = 0; i < n; i++) {
+      const u = x[i], v = b[i];
+      x[i] = m[4 * i] * u + m[4 * i + 1] * v + drives[2 * i];
+      b[i] = m[4 * i + 2] * u + m[4 * i + 3] * v + drives[2 * i + 1];
+      error[i] = x[i] + ahead * b[i] + pull[i];
+      loss += 0.5 * eigenvalues[i] * error[i] * error[i];
     }
     return loss;
   }
 
   /** A bound on the loss at every later update, from sum e_t^2 = s' G s with M' G M - G + see see' = 0. */
   bound() {
-    if (!this.grams) this.grams = this.late.map((m) => gram(m, iterateOf(this.rule, this.p, 0, 1)));
+    const ahead = iterateOf(this.rule, this.p, 0, 1);
+    this.grams ??= Array.from(this.eigenvalues, (value) => gram(matrix(this.rule, this.p, value), ahead));
     let loss = 0;
     for (let i = 0; i < this.n; i++) {
       if (this.pull[i] !== 0 && this.p.weight_decay) return Infinity;
@@ -191,20 +199,23 @@ function gram([a, b, c, d], see) {
   return [det(3, 1, 2) / whole, det(0, 3, 2) / whole, det(0, 1, 3) / whole];
 }
 
+/** Room for numbers, where nobody offers what can be used again. */
+export const afresh = (name, length) => new Float64Array(length);
+
 /** Predicted counts of updates until the loss is at most `tolerance`: first crossing, and settled for good; the losses
  * of the first `kept` updates, the errors of the first `shown`; the peak growth of one component. */
-export function predict(rule, p, eigenvalues, start, pull, { tolerance, kept, shown, budget }) {
+export function predict(rule, p, eigenvalues, start, pull, { tolerance, kept, shown, budget, room = afresh }) {
   if (!isLinear(rule) || isAdaptive(rule)) return null;
   const flow = new Flow(rule, p, eigenvalues, start, pull), n = flow.n, R = rate(rule, p, eigenvalues);
   let loss = 0;
   for (let i = 0; i < n; i++) loss += 0.5 * eigenvalues[i] * start[i] * start[i];
-  const losses = new Float64Array(kept + 1).fill(NaN), errors = new Float64Array(n * (shown + 1)).fill(NaN);
+  const losses = room("losses", kept + 1).fill(NaN), errors = room("errors", n * (shown + 1)).fill(NaN);
   const begun = loss, found = { rate: R, steps: null, settled: null, losses, errors, shown };
   let last = -1;
   for (let t = 0; ; t++) {
     if (t > 0) loss = flow.step();
     if (t <= kept) losses[t] = loss;
-    if (t <= shown) errors.set(flow.error, t * n);
+    if (t <= shown) for (let i = 0; i < n; i++) errors[t * n + i] = flow.error[i];
     if (loss <= tolerance) found.steps ??= t;
     else last = t;
     const enough = t >= kept && t >= shown;
