@@ -23,9 +23,10 @@ SPREADS = 10  # robust standard deviations, and a new high by a fifth, that make
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something a person should look at. code: 'non-finite', 'loss-jump', 'gradient-jump', 'ratio-jump' or
-    'lasting-excess'. sentence: what, and what drives it. cause: 'curvature' or 'data', 'unclear' where the evidence
-    does not tell. driver: what moved. evidence: the numbers that it rests on.
+    """Something a person should look at, with what drives it.
+
+    code: 'non-finite', 'loss-jump', 'gradient-jump', 'ratio-jump' or 'lasting-excess'. sentence: the same in words.
+    cause: 'curvature' or 'data', 'unclear' where the evidence does not tell. driver: what moved. evidence: the numbers.
     """
 
     step: int

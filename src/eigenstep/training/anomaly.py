@@ -38,7 +38,7 @@ def judge(evidence: Evidence) -> tuple[Cause, Driver | None]:
     """Tell curvature from data.
 
     At the same weights the batch jumped and the fixed probe did not: data. Both did, so that the weights had moved: in
-    the wake of an earlier jump its verdict stands; else the ratio was past 1 (curvature), or the evidence does not tell.
+    the wake of an earlier jump its verdict stands; else the ratio was past 1 (curvature), or nothing tells.
     """
     grew = evidence.probe_factor
     if grew is not None and math.isfinite(grew):
@@ -77,8 +77,9 @@ class Anomalies:
         last: Record | None,
         measure: Callable[[], Record],
     ) -> Alarm | None:
-        """Return the alarm that an update's record raises. `weights` gives those that its loss was computed
-        at, `measure` the state after it; both are asked only then.
+        """Return the alarm that an update's record raises.
+
+        `weights` gives those that its loss was computed at, `measure` the state after it; both are asked only then.
         """
         loss, gradient = record["loss"], record["grad_norm"]
         code = self._code(loss, gradient)
@@ -121,38 +122,28 @@ class Anomalies:
             usual = median(self.quotients) if self.quotients else math.nan
             probe_factor = here / self._scale() / usual if not math.isnan(usual) else math.nan
         by_gradient = code == "gradient-jump" or ((loss is None or math.isfinite(loss)) and code == "non-finite")
-        factor = gradient / self.grads.middle if by_gradient else loss / self.losses.middle
-        before = last["stability_ratio"] if last else None
-        scaled = before * record["lr"] / last["lr"] if last and before and last["lr"] else before
-        ratios = [r for r in (scaled, after.get("stability_ratio")) if r is not None]
-        ratio = max(ratios, default=None)
-        moved = (
-            change(last, after if (after.get("stability_ratio") or 0) >= (scaled or 0) else {**last, **_lr(record)})
-            if last
-            else None
-        )
+        factor = _over(gradient, self.grads.middle) if by_gradient else _over(loss, self.losses.middle)
+        before, scaled, now = (last or {}).get("stability_ratio"), None, after.get("stability_ratio")
+        if last is not None and before is not None:
+            scaled = before * record["lr"] / last["lr"] if last["lr"] else before
+        ratio = max((r for r in (scaled, now) if r is not None), default=None)
+        worse = after if ratio is not None and ratio == now else {**(last or {}), "lr": record["lr"]}
+        moved = change(last, worse) if last else None
         cause, driver = judge(Evidence(factor, probe_factor, ratio, self.verdict if in_episode else None, moved))
-        name = "gradient's norm" if by_gradient else "loss"
-        value = gradient if by_gradient else loss
+        name, value = ("gradient's norm", gradient) if by_gradient else ("loss", loss)
         much = f", {factor:.3g} times its usual" if math.isfinite(factor) else ""
         why = _why(cause, ratio, moved, after, probe_factor, in_episode)
+        sentence = f"step {record['step']}: the {name} is {value:.4g}{much}: {why}."
         evidence = {"factor": factor, "probe_factor": probe_factor, "stability_ratio": ratio, "after": after}
-        return Alarm(
-            record["step"],
-            code,
-            f"step {record['step']}: the {name} is {value:.4g}{much}: {why}.",
-            cause,
-            driver,
-            evidence,
-        )
+        return Alarm(record["step"], code, sentence, cause, driver, evidence)
 
     def _scale(self) -> float:
         middle = self.losses.middle
         return middle if math.isfinite(middle) and middle > 0 else 1.0
 
 
-def _lr(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {"lr": record["lr"]}
+def _over(value: float | None, usual: float) -> float:
+    return math.inf if value is None or usual == 0 else value / usual
 
 
 def _why(
@@ -166,13 +157,12 @@ def _why(
     if in_episode and cause != "unclear":
         return f"{cause}, in the wake of the jump before"
     if cause == "data":
-        grew = (
-            "" if probe_factor is None or not math.isfinite(probe_factor) else f" ({probe_factor:.3g} times its usual)"
-        )
-        return f"data: at the same weights the loss on the fixed probe shows no such jump{grew}; look at this update's batch"
+        grew = f" ({probe_factor:.3g} times its usual)" if probe_factor and math.isfinite(probe_factor) else ""
+        return f"data: at the same weights the fixed probe's loss shows no such jump{grew}; look at this update's batch"
     if cause == "curvature":
         limit = after.get("max_stable_lr")
         below = f"; an lr below {limit:.3g} would be stable now" if limit and math.isfinite(limit) else ""
-        return f"curvature: the stability ratio stands at {ratio:.3g}, {moved.words() if moved else 'from the start'}{where(after)}{below}"
+        grown = moved.words() if moved else "from the start"
+        return f"curvature: the stability ratio stands at {ratio:.3g}, {grown}{where(after)}{below}"
     known = "is not known" if ratio is None else f"stood at {ratio:.3g}"
     return f"unclear: the weights had moved, yet the stability ratio {known}"

@@ -10,6 +10,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training.monitor import Monitor
 
+FREE = 20  # updates in which lr follows the limit up as well: sharpness and second moments are not yet settled there
+RISE = 1.1
+START = 1.0
+JUMPS = ("loss-jump", "gradient-jump", "non-finite")
 STEADY, FALLING = 0.1, 0.3  # falls of log limit between measurements that lengthen and shorten their distance
 
 
@@ -29,8 +33,8 @@ class StabilityLR(LRScheduler):
     Limits of the idea: following the edge greedily keeps the loss sharp and loses in the long run against a well tuned
     constant or decaying lr (Roulet et al. 2024, CDAT, arXiv 2407.06183), so pair it with a schedule that decays; the
     probe's limit is that of the full, noiseless loss, and small batches become unstable earlier, which `target` below 1
-    allows for; for an adaptive method it is the limit at its present second moments. That a high lr is safe only once the
-    sharpness has fallen is why warm-up works (Kalra and Barkeshli 2024, arXiv 2406.09405).
+    allows for; for an adaptive method it is the limit at its present second moments. That a high lr is safe only once
+    the sharpness has fallen is why warm-up works (Kalra and Barkeshli 2024, arXiv 2406.09405).
 
     Raises InvalidValue for numbers out of range, Unsupported for an optimizer that has no linear limit.
 
@@ -79,6 +83,7 @@ class StabilityLR(LRScheduler):
         self._seen: object = None  # the measurement that the limit is from
         self._last: float | None = None  # the lr of that group, as set last
         self._distance, self._left = 1, 0
+        self._told = len(monitor.alarms)
         super().__init__(plain)
 
     def get_lr(self) -> list[float | torch.Tensor]:
@@ -93,7 +98,11 @@ class StabilityLR(LRScheduler):
         if math.isinf(lr):
             raise InvalidValue("StabilityLR: nothing limits the lr here and max_lr is infinite; give a finite max_lr")
         if self._last:
-            lr = min(lr, self.growth * self._last)
+            lr = min(lr, self._last * (self.growth if self.last_epoch > FREE else RISE))
+        elif lr == allowed:
+            lr *= START
+        if self._alarmed():
+            lr /= 2
         self._last = lr
         if math.isinf(first):
             return [lr * part for part in self._shape]
@@ -147,6 +156,12 @@ class StabilityLR(LRScheduler):
         elif fell > FALLING:
             self._distance = max(self._distance // 2, 1)
         self._left = self._distance
+
+    def _alarmed(self) -> bool:
+        """Whether the loss has jumped since the last call, other than by its data."""
+        new = self.monitor.alarms[self._told :]
+        self._told = len(self.monitor.alarms)
+        return any(alarm.code in JUMPS and alarm.cause != "data" for alarm in new)
 
     def _aim(self) -> float:
         """The target now: over total_steps it falls to zero along half a cosine."""

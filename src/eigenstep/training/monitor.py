@@ -31,7 +31,7 @@ class Monitor:
 
     objective: the probe, its data fixed (a few hundred samples will do); its model is the one that trains. every: the
     fewest updates between two measurements; `budget`: the part of the run's time that they may take, which wins over
-    `every` (`notes` says so; 1 lifts it). The first `dense` updates are all measured, beside the budget: there things move.
+    `every` (`notes` says so; 1 lifts it). The first `dense` updates are all measured, beside the budget.
     log: a file for JSON lines, continued if it exists. writer: a TensorBoard SummaryWriter, or a function (step, dict).
 
     It attaches itself to the optimizer's step hooks; each update gives a record {step, time, lr, loss, grad_norm,
@@ -92,6 +92,7 @@ class Monitor:
         self._write = writer_of(writer)
         self._began = time.perf_counter()
         self._held: list[float] = []  # losses handed over since the last update
+        self._driven = not hooks  # by an adapter, whose losses may come late
         self._fed: bool | None = None  # whether losses are handed over, once known: else no record waits for one
         self._next: Record | None = None  # the update under way
         self._pending: Record | None = None  # the update taken, its loss unknown as yet
@@ -141,7 +142,7 @@ class Monitor:
         self.close()
 
     def step(self, loss: Tensor | float | None = None) -> None:
-        """Hand over the loss of the update just taken (or of the one to come): once an update, or once a micro-batch."""
+        """Hand over the loss of the update just taken, or of the one to come: once an update, or once a micro-batch."""
         self._fed = True
         if loss is not None:
             self._held.append(float(loss.detach()) if isinstance(loss, Tensor) else float(loss))
@@ -159,7 +160,7 @@ class Monitor:
         """Note the state before an update, measuring it if that is due; the hooks call this."""
         began = time.perf_counter()
         if self._pending is not None:
-            self._fed = False
+            self._fed = self._driven
             self._settle()
         step, lr, settings = self.count + 1, self.lr(), self._settings_now()
         urgent = self._moved(lr, settings)
@@ -171,9 +172,9 @@ class Monitor:
             self._take(ahead[1])
         elif self.cadence.due(step, urgent, began):
             reading = self.probe.measure()
-            if reading.limit is not None and not reading.limit.certified:
-                if self._ratios.suspects({**self._next, **reading.as_record(lr)}):
-                    reading = self.probe.measure(confirm=True)
+            unsure = reading.limit is not None and not reading.limit.certified
+            if unsure and self._ratios.suspects({**self._next, **reading.as_record(lr)}):
+                reading = self.probe.measure(confirm=True)
             spent = time.perf_counter() - began
             self.cadence.took(step, spent)
             self._take(reading)
@@ -201,11 +202,11 @@ class Monitor:
         return next((float(g["lr"]) for g in self.optimizer.param_groups if g["lr"] > 0), 0.0)
 
     def diagnose(self) -> Postmortem:
-        """Return, after the fact, when the ratio crossed 1, what the loss did then, what was behind it, what to change."""
+        """Return when the ratio crossed 1, what the loss did then, what was behind it, and what to change."""
         return after_the_fact(self.records, self.alarms)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw loss, sharpness with its limit, ratio and lr over the updates; return the axes (four, or the one given)."""
+        """Draw loss, sharpness with its limit, ratio and lr over the updates; return four axes, or the one given."""
         from eigenstep.training.figure import draw_run
 
         return draw_run(self.records, self.alarms, ax)
@@ -221,17 +222,21 @@ class Monitor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken. What the log holds of later updates is voided, not deleted."""
-        self.count = int(state["count"])
         clock = time.perf_counter()
         self._began = clock - float(state["time"])
         vars(self.cadence).update(state["cadence"])
-        if self.count > self.cadence.dense:
+        if int(state["count"]) > self.cadence.dense:
             self.cadence.began = clock - float(state["training"])
-        kept = [r for r in self._records if r["step"] <= self.count]
+        self.resume_at(int(state["count"]))
+
+    def resume_at(self, count: int) -> None:
+        """Go on after update `count`, as `load_state_dict` does, where only the number is known."""
+        self.count = count
+        kept = [r for r in self._records if r["step"] <= count]
         self._records.clear()
         self._records.extend(kept)
-        if self._log is not None and self._log.last > self.count:
-            self._log.write({"resumed": self.count}, now=True)
+        if self._log is not None and self._log.last > count:
+            self._log.write({"resumed": count}, now=True)
 
     def _take(self, reading: Reading) -> None:
         """Put a measurement into the record of the update under way, and look at it."""

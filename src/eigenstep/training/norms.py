@@ -59,17 +59,15 @@ class Norms:
                 if self._kept:
                     torch._foreach_copy_(places, piece)
                     change += _square(torch.sub(flat, self._flat[i], out=flat))
-                grads = [p.grad for p in piece]
-                if all([g is not None and not g.is_sparse for g in grads]):
-                    some = True
-                    torch._foreach_copy_(places, grads)
+                present = [g for g in [p.grad for p in piece] if g is not None]
+                some = some or bool(present)
+                if len(present) == len(piece) and not any(g.is_sparse for g in present):
+                    torch._foreach_copy_(places, present)
                     gradient += _square(flat)
                     continue
-                for g in grads:
-                    if g is not None:
-                        some = True
-                        dense = g.coalesce().values() if g.is_sparse else g
-                        gradient += _square(dense.to(flat.dtype).reshape(-1))
+                for g in present:
+                    dense = g.coalesce().values() if g.is_sparse else g
+                    gradient += _square(dense.to(flat.dtype).reshape(-1))
         return (math.sqrt(gradient) if some else None), (math.sqrt(change) if self._kept else None)
 
     def _reserve(self) -> None:

@@ -44,7 +44,7 @@ class Postmortem:
 
 
 def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) -> Postmortem:
-    """Return what a monitor's records (or `read_log(...).records`) and alarms tell. Raises InvalidValue without records.
+    """Return what a monitor's records (or `read_log`'s) and alarms tell. Raises InvalidValue without records.
 
     >>> below = {"step": 1, "lr": 0.1, "stability_ratio": 0.5, "max_stable_lr": 0.2, "sharpness": 10.0}
     >>> above = {**below, "step": 9, "lr": 0.3, "stability_ratio": 1.5}

@@ -17,9 +17,9 @@ LAYERS = 5  # shares of the sharp direction that a record names
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What one look at the probe found: `limit`, or None and the `reason`; probe_loss: the loss there, None if not asked.
+    """What one look at the probe found: `limit`, or None and the `reason`.
 
-    layers: the largest shares of the sharp direction, by module. seconds: all that it took.
+    probe_loss: the loss there. layers: the largest shares of the sharp direction, by module. seconds: all that it took.
     """
 
     limit: Limit | None
@@ -90,9 +90,10 @@ class Probe:
 
     def _limit(self, confirm: bool) -> tuple[Limit | None, str | None]:
         try:
-            self.last = limit_now(
-                self.objective, self.optimizer, start=self.last, quick=not confirm, seed=self.seed + self.count
-            )
+            with self._full_precision():
+                self.last = limit_now(
+                    self.objective, self.optimizer, start=self.last, quick=not confirm, seed=self.seed + self.count
+                )
         except Unsupported as error:
             self.refused = f"not measured: {error}"
             return None, self.refused
@@ -105,11 +106,15 @@ class Probe:
 
     def loss(self, weights: dict[int, Tensor] | None = None) -> float:
         """The probe's loss, at `weights` (by id of the parameter) where given; nan where it cannot be computed."""
-        with self.objective.session():
+        with self.objective.session(), self._full_precision():
             try:
                 return self.objective.value(weights)
             except InvalidValue:  # the objective's own check of a loss that is not finite
                 return math.nan
+
+    def _full_precision(self) -> torch.autocast:
+        """An autocast that happens to be around the optimizer's step is not the loss's own: that one stays."""
+        return torch.autocast(self.objective.device.type, enabled=False)
 
     def _finite_weights(self) -> bool:
         return all(bool(p.isfinite().all()) for p in self.objective.model.parameters())
@@ -127,7 +132,7 @@ def layer_shares(objective: Objective, limit: Limit) -> dict[str, float]:
 
 @dataclass
 class Cadence:
-    """When to measure: at every one of the first `dense` updates; then `every` updates at the soonest, within the budget.
+    """When to measure: at each of the first `dense` updates; then `every` updates at the soonest, within the budget.
 
     The budget is the monitor's part of the whole time since the dense start: its norms and records count, but half of
     the budget is always left to measurements. Of two bounds the budget wins, and `postponed` counts the updates that
@@ -180,7 +185,7 @@ class Cadence:
             self.keeping += seconds
 
     def spacing(self, step: int, clock: float) -> float | None:
-        """The updates between two measurements that the budget pays for at the present cost; None before it is known."""
+        """The updates between two measurements that the budget pays for at the present cost; None while not known."""
         if self.began is None or step <= self.dense + 1 or clock <= self.began:
             return None
         update = (clock - self.began - self.measuring) / (step - self.dense)

@@ -31,8 +31,10 @@ _TEXTS = {"alarm", "sentence", "note", "reason", "cause", "driver"}
 
 @dataclass(frozen=True)
 class Log:
-    """What a log holds. header: its envelope. records: whole ones, in order; of steps that a resumed run took again,
-    the later ones. torn: whether a last, incomplete line was left out.
+    """What a log holds.
+
+    header: its envelope. records: whole ones, in order; of updates that a resumed run took again, the later ones. torn:
+    whether a last, incomplete line was left out.
     """
 
     header: Mapping[str, Any]
@@ -152,7 +154,7 @@ def writer_of(writer: Any) -> Write | None:
     if callable(writer):
         return writer  # type: ignore[no-any-return]
     raise Unsupported(
-        f"Monitor: writer is a {type(writer).__name__}; a TensorBoard SummaryWriter or a function (step, dict) is needed"
+        f"Monitor: writer is a {type(writer).__name__}; a SummaryWriter or a function (step, dict) is needed"
     )
 
 
