@@ -128,4 +128,6 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
         es.Spectrum.load(tmp_path / "missing.json")
     with pytest.raises(es.BadFile, match="cannot be written"):
         write_envelope(tmp_path / "none" / "f.json", "spectrum", {})
+    with pytest.raises(es.BadFile, match="cannot be written"):
+        write_envelope(path / "inside-a-file.json", "spectrum", {})
     assert read_envelope(path, "spectrum")["kind"] == "spectrum"

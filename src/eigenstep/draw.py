@@ -7,6 +7,7 @@ NumPy reads, tensors included.
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,8 +168,11 @@ def factors(lr: Any, radii: Any, labels: Sequence[str], ax: "Axes | None" = None
     ax = _axes(ax)
     xs, ys = _array(lr, 1), _array(radii, 2)
     ax.plot(xs, ys.max(1), color=PALE, linewidth=5, solid_capstyle="round", label="R, the largest")
-    for y, label, color in zip(ys.T, labels, PALETTE, strict=False):
-        curve(y, xs, ax, label=label, color=color)
+    if len(labels) != ys.shape[1]:
+        raise InvalidValue(f"factors: {ys.shape[1]} eigenvalues have {len(labels)} labels; give one for each")
+    for i, (y, label) in enumerate(zip(ys.T, labels, strict=True)):
+        look: Any = "line" if i < len(PALETTE) else "dashes"
+        curve(y, xs, ax, label=label, color=PALETTE[i % len(PALETTE)], look=look)
     line_at(1.0, ax, across="y")
     return ax
 
@@ -199,7 +203,7 @@ def bars(labels: Sequence[str], groups: Mapping[str, Sequence[float | None]], ax
         places = np.arange(len(labels)) + (i - (len(groups) - 1) / 2) * thick
         known = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
         at, lengths = np.array(known).T.reshape(2, -1)
-        ax.barh(at, lengths, height=0.9 * thick, color=PALETTE[i], label=name)
+        ax.barh(at, lengths, height=0.9 * thick, color=PALETTE[i % len(PALETTE)], label=name)
         for place, value in zip(places, values, strict=True):
             spot, text = (0.0, "–") if value is None else (value, f"{value:,.0f}")
             if value is None:  # at the axis, on a logarithmic one too
@@ -239,7 +243,8 @@ def save(figure: "Figure", folder: str | os.PathLike[str], name: str) -> tuple[P
                 f"{target}: cannot be written ({reason}); choose a folder that exists and is writable"
             ) from error
         finally:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
     figure.clear()
     return png, svg
 

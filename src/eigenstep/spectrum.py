@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -201,7 +202,8 @@ def write_envelope(path: str | os.PathLike[str], kind: str, content: Mapping[str
         unfinished.write_text(text + "\n", encoding="utf-8")
         unfinished.replace(target)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise BadFile(
             f"{path}: cannot be written ({error.strerror}); choose a folder that exists and is writable"
         ) from error
