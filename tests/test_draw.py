@@ -154,9 +154,9 @@ def test_a_failed_drawing_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_nothing_global_is_touched(tmp_path: Path) -> None:
     """No pyplot, and matplotlib's settings as they were."""
-    code = (
+    code = (  # to read 'backend' is to load pyplot
         "import sys, matplotlib\n"
-        "now = lambda: {k: matplotlib.rcParams[k] for k in matplotlib.rcParams if k != 'backend'}  # which loads pyplot\n"
+        "now = lambda: {k: matplotlib.rcParams[k] for k in matplotlib.rcParams if k != 'backend'}\n"
         "before = now()\nfrom eigenstep import draw\n"
         "figure, (ax,) = draw.panels()\ndraw.curve([1.0, 2.0], ax=ax)\n"
         f"draw.save(figure, {str(tmp_path)!r}, 'one')\n"
