@@ -76,6 +76,7 @@ def test_02_a_hundredth_of_the_limit_crawls() -> None:
     assert losses(other, SGD(other.parameters(), lr=edge / 2), batch, 300)[-1] < 0.7 * slow
 
 
+@pytest.mark.slow
 def test_03_the_edge_of_stability_is_normal() -> None:
     net, batch = tanh_net(), digits()
     sgd = SGD(net.parameters(), lr=0.4)
@@ -196,6 +197,7 @@ def test_11_a_fresh_adam_has_a_unit() -> None:
     assert any("fresh optimiser" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_12_adam_above_its_frozen_limit_adapts() -> None:
     net, batch = tanh_net(), digits()
     adam = torch.optim.Adam(net.parameters(), lr=3e-3, betas=(0.9, 0.95))
@@ -208,6 +210,7 @@ def test_12_adam_above_its_frozen_limit_adapts() -> None:
     assert run[-1] < run[0] and all(math.isfinite(value) for value in run)
 
 
+@pytest.mark.slow
 def test_13_batchnorm_at_the_edge() -> None:
     net, batch = tanh_net(nn.BatchNorm1d(16)), digits()
     sgd = SGD(net.parameters(), lr=0.5)

@@ -21,6 +21,8 @@ from eigenstep.spectrum import Spectrum, envelope
 
 KIND = "diagnosis"
 CHANGE_COLUMNS = ("change", "lr", "largest stable lr", "ratio", "rate", "updates to a tenth")
+CHANGE_NOTE = "rate and updates to a tenth: in the direction of the gradient's median curvature"
+_SHOWN = 4  # of the layers, the nearest to the edge
 _ASSUMPTION = "local (the loss as it is here), quasi-static (curvature held still), all the data at once"
 _DIVERGED = (
     "Diverged: the loss or a parameter is not finite already; go back to a checkpoint before that, and diagnose there."
@@ -163,7 +165,8 @@ class Diagnosis:
             each = ", ".join(f"{i}: {ratio:.4g}" for i, ratio in self.limit.alone.items())
             rows.append(("groups alone", f"{each}; they do not add up"))
         if self.layers:
-            rows.append(("layers alone", ", ".join(f"{name}: {ratio:.4g}" for name, ratio in self.layers.items())))
+            largest = sorted(self.layers.items(), key=lambda item: -item[1])[:_SHOWN]
+            rows.append(("layers alone", ", ".join(f"{name}: {ratio:.4g}" for name, ratio in largest)))
         return rows
 
     def plot(self, ax: Any = None) -> Any:
@@ -174,7 +177,7 @@ class Diagnosis:
         spectrum = self.spectrum
         if spectrum is None or spectrum.weights is None:
             raise InvalidValue(f"Diagnosis.plot: there is no spectrum to draw ({self.reasons.get('ratio', 'none')})")
-        ax = draw.panels(width=5.0)[1][0] if ax is None else ax
+        ax = draw.panels(width=7.0, height=3.0)[1][0] if ax is None else ax
         values, weights = spectrum.values, spectrum.weights.clamp(min=1e-9)
         floor = float(weights.min()) / 3
         ax.vlines(values.tolist(), floor, weights.tolist(), color=draw.BLUE, linewidth=1.0, alpha=0.6)
@@ -202,7 +205,7 @@ class Diagnosis:
             table = [CHANGE_COLUMNS, *self.change_rows()]
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
             lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
-            lines.append("")
+            lines += [f"  ({CHANGE_NOTE})", ""]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -257,12 +260,14 @@ def _slow_rows(slow: Slowness) -> list[tuple[str, str]]:
         low, high = (f"{share:.0%}" for share in part)
         return low if low == high else f"{low} to {high}"
 
-    middle, late = (f"{slow.tenfold[q]:,.0f}" if q in slow.tenfold else "-" for q in ("50%", "90%"))
-    more = "" if slow.unresolved < 0.005 else f"; {slow.unresolved:.0%} of the directions are too flat to tell apart"
+    fast, late = (f"{slow.tenfold[q]:,.0f}" if q in slow.tenfold else "-" for q in ("10%", "90%"))
+    shrink = f"{fast} to {late} where curvature is told from zero"
+    if slow.unresolved >= 0.005 and slow.flattest is not None:
+        shrink += f"; the other {slow.unresolved:.0%} of directions are flatter: {slow.flattest:,.0f} or more"
     still = f"{between(slow.stuck)} of the directions, {between(slow.gradient_stuck)} of the gradient"
-    gain = f"{slow.progress:.1%} of the loss, {slow.possible:.1%} at half the limit (local quadratic)"
+    gain = f"at least {slow.progress:.1%} of the loss, {slow.possible:.1%} at half the limit (local quadratic)"
     return [
-        ("updates to a tenfold shrink", f"about {middle} in the median direction, {late} for nine in ten{more}"),
+        ("updates to a tenfold shrink", shrink),
         (f"not moving within {slow.horizon:,}", still),
         (f"goes within {slow.horizon:,}", gain),
     ]

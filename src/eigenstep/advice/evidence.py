@@ -295,9 +295,7 @@ class Evidence:
         elif facts.clip is not None:
             how = f"clipping at {self.clip:g} shortens the update to {facts.clip:.0%} here"
             notes.append(how + (", and the unit with it: the limit does not count it" if facts.adaptive else ""))
-        notes.append(
-            "loss scaling is not taken into account: gradients are the loss's own, as an unscaled step sees them"
-        )
+        notes.append("loss scaling is not taken into account: gradients are the loss's own, unscaled")
         if any("initial_lr" in group for group in self.optimizer.param_groups):
             notes.append("an lr schedule is attached: this is the lr of now, not of the rest of the run")
         return notes

@@ -106,7 +106,7 @@ def svg(figure: "Figure") -> str:
 
 def diagnosis_page(d: "Diagnosis", target: str = "") -> Page:
     """Return a diagnosis as a page: verdict, spectrum with limits, evidence, what a change would do, code to paste."""
-    from eigenstep.advice.diagnosis import CHANGE_COLUMNS
+    from eigenstep.advice.diagnosis import CHANGE_COLUMNS, CHANGE_NOTE
 
     page = Page(f"eigenstep diagnosis{f' of {target}' if target else ''}").verdict(d.sentence, failing=d.failing)
     page.text(f"Assumption: {d.assumption}.", small=True)
@@ -121,6 +121,7 @@ def diagnosis_page(d: "Diagnosis", target: str = "") -> Page:
         page.table(("parameter", "share"), [(name, f"{share:.1%}") for name, share in shown])
     if d.changes:
         page.heading("What a change would do").table(CHANGE_COLUMNS, d.change_rows())
+        page.text(CHANGE_NOTE, small=True)
         for change in d.changes:
             if change.note:
                 page.text(f"{change.name}: {change.note}", small=True)

@@ -23,18 +23,19 @@ _SAME_PULL = 1e-3  # lr * decay differences up to here do not keep groups from b
 class Slowness:
     """How fast the error shrinks over the measured spectrum, with the preconditioner frozen, in the local quadratic.
 
-    tenfold: updates after which the error has shrunk tenfold, by quantile of the directions that curve upwards; where
-    they are too flat for the quadrature to tell apart (the share `unresolved`), that of their mean curvature, which the
-    mean of theirs exceeds. stuck: the share of all directions whose error keeps more than nine tenths for `horizon`
-    updates, from the least (of those that are resolved) to the most; gradient_stuck: the same of the gradient's squared
-    length. progress: the part of the loss that the local quadratic loses within the horizon, at most 1; possible: the
-    same at half the largest stable lr. gradient_norm: the gradient's length, decay included. negative: the share of
-    directions that curve downwards.
+    tenfold: updates after which the error has shrunk tenfold, by quantile of the directions that curve upwards and are
+    told from zero; the share `unresolved` of all directions is flatter, and needs as many as `flattest` or more. stuck:
+    the share of all directions whose error keeps more than nine tenths for `horizon` updates, from the least (of those
+    that are resolved) to the most; gradient_stuck: the same of the gradient's squared length. progress: the part of the
+    loss that the local quadratic loses within the horizon along directions that curve upwards, at least and at most 1
+    (quadrature from the gradient sees the flattest directions last); possible: the same at half the largest stable lr.
+    gradient_norm: the gradient's length, decay included. negative: the share of directions that curve downwards.
     """
 
     horizon: int
     tenfold: dict[str, float]
     unresolved: float
+    flattest: float | None
     stuck: tuple[float, float]
     gradient_stuck: tuple[float, float]
     progress: float
@@ -123,8 +124,9 @@ def slowness(
         surely = (r <= 1) & (r**horizon > _STILL)
         return float(share[surely].sum()), min(float(share[surely | (blur > e.abs() / 2)].sum()), 1.0)
 
-    upwards = seen.values > _FLAT * abs(top)
-    tenfold = _quantiles(scale.radii(seen.values[upwards]), seen.weights[upwards])
+    told = seen.bounds <= seen.values.abs() / 2
+    upwards = told & (seen.values > _FLAT * abs(top))
+    shrink = _tenfold(scale.radii(seen.values[upwards]))
 
     def decrease(times: float) -> float:
         return _decrease(scale, times, values=values, weights=weights, length=length, horizon=horizon)
@@ -133,8 +135,9 @@ def slowness(
     best = decrease(0.5 / top) if top > 0 else now
     return Slowness(
         horizon=horizon,
-        tenfold=tenfold,
-        unresolved=float(seen.weights[seen.bounds > seen.values.abs() / 2].sum()),
+        tenfold=_quantiles(shrink, seen.weights[upwards]),
+        unresolved=float(seen.weights[~told].sum()),
+        flattest=float(shrink[seen.values[upwards].argmin()]) if len(shrink) else None,
         stuck=still(seen.values, seen.bounds, seen.weights),
         gradient_stuck=still(values, bounds, weights),
         progress=_part(now, loss),
@@ -182,11 +185,15 @@ def _part(decrease: float, loss: float) -> float:
     return min(decrease / abs(loss), 1.0) if loss else (0.0 if decrease == 0 else 1.0)
 
 
-def _quantiles(factors: Tensor, weights: Tensor) -> dict[str, float]:
-    """Updates to a tenfold shrink: the fastest tenth, the median, the slowest tenth of the directions."""
-    if not len(factors):
+def _tenfold(factors: Tensor) -> Tensor:
+    """Updates to a tenfold shrink at each factor per update."""
+    return torch.where(factors < 1, -math.log(10) / factors.clamp(min=1e-300).log(), math.inf)
+
+
+def _quantiles(steps: Tensor, weights: Tensor) -> dict[str, float]:
+    """The fastest tenth, the median and the slowest tenth of the directions."""
+    if not len(steps):
         return {}
-    steps = torch.where(factors < 1, -math.log(10) / factors.clamp(min=1e-300).log(), math.inf)
     order = steps.argsort()
     mass = weights[order].cumsum(0) / weights.sum()
     places = {name: int((mass < q).sum()) for name, q in (("10%", 0.1), ("50%", 0.5), ("90%", 0.9))}

@@ -70,7 +70,7 @@ def command(
 
 def _show(found: "Diagnosis") -> None:
     """Print the sentence, the numbers, the table of changes, the notes."""
-    from eigenstep.advice.diagnosis import CHANGE_COLUMNS
+    from eigenstep.advice.diagnosis import CHANGE_COLUMNS, CHANGE_NOTE
 
     common.say(found.sentence)
     common.say(f"({found.assumption})")
@@ -79,6 +79,7 @@ def _show(found: "Diagnosis") -> None:
     if found.changes:
         common.say()
         common.table("What a change would do", CHANGE_COLUMNS, found.change_rows())
+        common.say(f"({CHANGE_NOTE})")
     common.say()
     for note in found.notes:
         common.say(f"note: {note}")
