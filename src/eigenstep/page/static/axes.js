@@ -6,14 +6,19 @@ export function figure(value, digits = 4) {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (Number.isInteger(value) && Math.abs(value) < 1e7) return value.toLocaleString("en-US").replace("-", "−");
   const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-4) return value.toExponential(Math.max(digits - 2, 1)).replace("e+", "e").replace(/\.?0+e/, "e");
+  if (size >= 1e6 || size < 1e-4)
+    return value
+      .toExponential(Math.max(digits - 2, 1))
+      .replace("e+", "e")
+      .replace(/\.?0+e/, "e");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
 
 /** A scale from [low, high] to pixels [from, to]; the logarithmic one gives NaN for what is not positive. */
 export function scale(low, high, from, to, log = false) {
   const map = log ? Math.log10 : (v) => v;
-  const [a, b] = [map(low), map(high)], slope = (to - from) / (b - a || 1);
+  const [a, b] = [map(low), map(high)],
+    slope = (to - from) / (b - a || 1);
   const place = (value) => (log && !(value > 0) ? NaN : from + (map(value) - a) * slope);
   place.invert = (pixel) => {
     const at = a + (pixel - from) / slope;
@@ -33,7 +38,8 @@ export function ticks(s, wanted = 5) {
     if (out.length < 2) return [s.low, s.high];
     return out;
   }
-  const raw = (s.high - s.low) / wanted, power = 10 ** Math.floor(Math.log10(raw));
+  const raw = (s.high - s.low) / wanted,
+    power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((m) => m * power).find((v) => v >= raw * 0.999);
   const out = [];
   for (let v = Math.ceil(s.low / step - 1e-9) * step; v <= s.high + step * 1e-9; v += step) {
@@ -79,7 +85,10 @@ export function levelLine(values, columns, rows, level) {
   for (let j = 0; j + 1 < rows; j++) {
     for (let i = 0; i + 1 < columns; i++) {
       const k = j * columns + i;
-      const a = values[k], b = values[k + 1], c = values[k + columns + 1], d = values[k + columns];
+      const a = values[k],
+        b = values[k + 1],
+        c = values[k + columns + 1],
+        d = values[k + columns];
       const kind = (a > level) + 2 * (b > level) + 4 * (c > level) + 8 * (d > level);
       if (kind === 0 || kind === 15) continue;
       const at = [];
@@ -107,5 +116,7 @@ export function sentence(pen, theme, width, height, text) {
     lines[lines.length - 1] += `${word} `;
   }
   const top = height / 2 - (lines.length - 1) * 9;
-  lines.forEach((line, i) => pen.text(line.trim(), width / 2, top + i * 18, theme.muted, { size: 12.5, align: "center" }));
+  lines.forEach((line, i) =>
+    pen.text(line.trim(), width / 2, top + i * 18, theme.muted, { size: 12.5, align: "center" }),
+  );
 }

@@ -4,13 +4,33 @@ import { RULES } from "./rules.js";
 
 const number = String;
 const CLASSES = {
-  "gradient-descent": "GradientDescent", "heavy-ball": "HeavyBall", momentum: "Momentum", "ema-momentum": "EMAMomentum",
-  nesterov: "Nesterov", adagrad: "AdaGrad", rmsprop: "RMSProp", adam: "Adam", adamw: "AdamW", adamax: "Adamax",
-  nadam: "NAdam", radam: "RAdam", "sign-descent": "SignDescent", lion: "Lion",
+  "gradient-descent": "GradientDescent",
+  "heavy-ball": "HeavyBall",
+  momentum: "Momentum",
+  "ema-momentum": "EMAMomentum",
+  nesterov: "Nesterov",
+  adagrad: "AdaGrad",
+  rmsprop: "RMSProp",
+  adam: "Adam",
+  adamw: "AdamW",
+  adamax: "Adamax",
+  nadam: "NAdam",
+  radam: "RAdam",
+  "sign-descent": "SignDescent",
+  lion: "Lion",
 };
 const TORCH = {
-  "gradient-descent": "SGD", "heavy-ball": "SGD", momentum: "SGD", nesterov: "SGD", adagrad: "Adagrad",
-  rmsprop: "RMSprop", adam: "Adam", adamw: "AdamW", adamax: "Adamax", nadam: "NAdam", radam: "RAdam",
+  "gradient-descent": "SGD",
+  "heavy-ball": "SGD",
+  momentum: "SGD",
+  nesterov: "SGD",
+  adagrad: "Adagrad",
+  rmsprop: "RMSprop",
+  adam: "Adam",
+  adamw: "AdamW",
+  adamax: "Adamax",
+  nadam: "NAdam",
+  radam: "RAdam",
 };
 const NOTES = {
   "heavy-ball": "  # the article's heavy ball, as long as the lr is constant",
@@ -18,7 +38,8 @@ const NOTES = {
 
 /** Hyperparameters as keyword arguments; betas as the pair that torch takes. */
 function keywords(rule, p, all) {
-  const fields = RULES[rule].fields, told = [`lr=${number(p.lr)}`];
+  const fields = RULES[rule].fields,
+    told = [`lr=${number(p.lr)}`];
   if ("beta1" in fields) told.push(`betas=(${number(p.beta1)}, ${number(p.beta2)})`);
   for (const [name, value] of Object.entries(p)) {
     if (["lr", "beta1", "beta2"].includes(name) || value == null || !(name in fields)) continue;
@@ -45,9 +66,11 @@ export function pytorch(rule, p) {
     return `import eigenstep as es\n\noptimizer = es.Optimizer(model.parameters(), es.${CLASSES[rule]}(${told}))\n`;
   }
   const named = keywords(rule, { ...p, decoupled: undefined }, false);
-  if (["heavy-ball", "nesterov"].includes(rule) && p.momentum === RULES[rule].fields.momentum) named.splice(1, 0, `momentum=${number(p.momentum)}`);
+  if (["heavy-ball", "nesterov"].includes(rule) && p.momentum === RULES[rule].fields.momentum)
+    named.splice(1, 0, `momentum=${number(p.momentum)}`);
   if (rule === "nesterov") named.push("nesterov=True");
-  if (rule === "adamw" && !named.some((n) => n.startsWith("weight_decay"))) named.push(`weight_decay=${number(p.weight_decay)}`);
+  if (rule === "adamw" && !named.some((n) => n.startsWith("weight_decay")))
+    named.push(`weight_decay=${number(p.weight_decay)}`);
   if (["nadam", "radam", "adam"].includes(rule) && p.decoupled) named.push("decoupled_weight_decay=True");
   return `import torch\n\noptimizer = torch.optim.${TORCH[rule]}(model.parameters(), ${named.join(", ")})${NOTES[rule] ?? ""}\n`;
 }

@@ -1,33 +1,30 @@
-// The controls: native sliders with a box beside each, the table of racers, the rules to race, further settings.
+// The control bar: native sliders with a box beside each, the surface, further settings.
 
 import { figure } from "./axes.js";
-import { fate } from "./model.js";
-import { RULES, isAdaptive, isLinear, momentumField, settings } from "./rules.js";
-import { RANGES, SIZES, SURFACES, fresh, inRange, racer } from "./state.js";
-
-/** An element with properties, attributes (aria-..., data-...) and children. */
-export function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "for" || name === "role") element.setAttribute(name, value);
-    else element[name] = value;
-  }
-  element.append(...children);
-  return element;
-}
+import { make } from "./dom.js";
+import { isAdaptive, isLinear, momentumField } from "./rules.js";
+import { RANGES, SIZES, SURFACES, fresh, inRange } from "./state.js";
 
 const logarithmic = (low, high) => ({
   to: (value) => (1000 * Math.log(Math.max(value, low) / low)) / Math.log(high / low),
-  from: (place) => low * (high / low) ** (place / 1000), low: 0, high: 1000, step: 1,
+  from: (place) => low * (high / low) ** (place / 1000),
+  low: 0,
+  high: 1000,
+  step: 1,
 });
 const towardsOne = (nines) => ({
-  to: (value) => -Math.log10(1 - value), from: (place) => 1 - 10 ** -place, low: 0, high: nines, step: 0.01,
+  to: (value) => -Math.log10(1 - value),
+  from: (place) => 1 - 10 ** -place,
+  low: 0,
+  high: nines,
+  step: 0.01,
 });
 const straight = (low, high, step) => ({ to: (v) => v, from: (v) => v, low, high, step });
 
 /** The reach of the lr slider: about the rule's limit; fixed for rules that have none of their own. */
 function lrScale(racer) {
-  const own = !isAdaptive(racer.rule) && isLinear(racer.rule) && !racer.refused && racer.atMost > 0 && racer.atMost < Infinity;
+  const own =
+    !isAdaptive(racer.rule) && isLinear(racer.rule) && !racer.refused && racer.atMost > 0 && racer.atMost < Infinity;
   const highest = Math.max(racer.atMost, ...(racer.wells ?? []).map((well) => well.limit));
   const [low, high] = own ? [racer.atMost / 300, highest * 2.5] : [1e-5, 1];
   return logarithmic(Math.min(low, racer.given.lr || low), Math.max(high, racer.given.lr));
@@ -35,18 +32,31 @@ function lrScale(racer) {
 
 /** The controls that the selected rule and the surface have. */
 function wanted(app) {
-  const { state, model } = app, chosen = model.racers[state.selected], { p } = state.racers[state.selected];
+  const { state, model } = app,
+    chosen = model.racers[state.selected],
+    { p } = state.racers[state.selected];
   const own = (name, label, scale) => ({
-    name, label, scale, get: () => p[name],
+    name,
+    label,
+    scale,
+    get: () => p[name],
     set: (value) => app.change((s) => (s.racers[s.selected].p[name] = value)),
   });
-  const list = [{ ...own("lr", "lr", lrScale(chosen)), set: (value) => app.change((s) => setLr(s, value, app.together)) }];
+  const list = [
+    { ...own("lr", "lr", lrScale(chosen)), set: (value) => app.change((s) => setLr(s, value, app.together)) },
+  ];
   const momentum = momentumField(chosen.rule);
   if (momentum) list.push(own(momentum, momentum === "beta1" ? "β₁" : "momentum β", towardsOne(3)));
   const second = ["beta2", "alpha"].find((name) => name in chosen.rule.fields);
   if (second) list.push(own(second, second === "beta2" ? "β₂" : "α", towardsOne(4)));
   if (!model.spectrum && state.surface === "quadratic") {
-    const toy = (name, label, scale) => ({ name, label, scale, get: () => state[name], set: (v) => app.change((s) => (s[name] = v)) });
+    const toy = (name, label, scale) => ({
+      name,
+      label,
+      scale,
+      get: () => state[name],
+      set: (v) => app.change((s) => (s[name] = v)),
+    });
     list.push(toy("kappa", "condition", logarithmic(1, 1e4)), toy("angle", "rotation °", straight(0, 90, 1)));
   }
   return list;
@@ -58,7 +68,9 @@ function setLr(state, value, together) {
 
 /** Build the bar anew only when its make-up changes; otherwise move what is there. */
 export function drawControls(app) {
-  const bar = document.getElementById("controls"), list = wanted(app), { state, model } = app;
+  const bar = document.getElementById("controls"),
+    list = wanted(app),
+    { state, model } = app;
   const chosen = model.racers[state.selected];
   const kind = `${list.map((c) => c.name)}|${chosen.name}|${state.surface}|${Boolean(model.spectrum)}`;
   if (bar.dataset.kind !== kind) {
@@ -73,14 +85,21 @@ export function drawControls(app) {
 }
 
 function build(app, control) {
-  const { name, label } = control, id = `slider-${name}`;
+  const { name, label } = control,
+    id = `slider-${name}`;
   const current = () => wanted(app).find((c) => c.name === name);
   const range = make("input", { type: "range", id });
   range.addEventListener("input", () => {
     const c = current();
     c.set(tidy(c.scale.from(Number(range.value)), name));
   });
-  const box = make("input", { type: "text", id: `box-${name}`, inputMode: "decimal", autocomplete: "off", "aria-label": `${label}, as a number` });
+  const box = make("input", {
+    type: "text",
+    id: `box-${name}`,
+    inputMode: "decimal",
+    autocomplete: "off",
+    "aria-label": `${label}, as a number`,
+  });
   box.addEventListener("change", () => {
     const value = inRange(name, box.value);
     box.setAttribute("aria-invalid", String(value === undefined));
@@ -107,8 +126,10 @@ function tidy(value, name) {
 }
 
 function move(bar, control, chosen) {
-  const range = bar.querySelector(`#slider-${control.name}`), box = bar.querySelector(`#box-${control.name}`);
-  const { scale } = control, value = control.get();
+  const range = bar.querySelector(`#slider-${control.name}`),
+    box = bar.querySelector(`#box-${control.name}`);
+  const { scale } = control,
+    value = control.get();
   Object.assign(range, { min: scale.low, max: scale.high, step: scale.step });
   range.value = scale.to(value);
   range.setAttribute("aria-valuetext", `${figure(value)}${control.name === "lr" ? lrWords(chosen) : ""}`);
@@ -117,7 +138,8 @@ function move(bar, control, chosen) {
   const marks = [];
   const place = (lr, text, className) => {
     const at = scale.to(lr) / 10;
-    if (lr > 0 && lr < Infinity && at >= 0 && at <= 100) marks.push(make("span", { className, style: `left:${at}%` }, text));
+    if (lr > 0 && lr < Infinity && at >= 0 && at <= 100)
+      marks.push(make("span", { className, style: `left:${at}%` }, text));
   };
   if (!isAdaptive(chosen.rule)) {
     const near = chosen.best && scale.to(chosen.limit) - scale.to(chosen.best.lr) < 70;
@@ -135,7 +157,11 @@ function lrWords({ limit, p }) {
 }
 
 function choice(label, options, get, set) {
-  const select = make("select", { "aria-label": label }, ...options.map(([value, text]) => make("option", { value }, text)));
+  const select = make(
+    "select",
+    { "aria-label": label },
+    ...options.map(([value, text]) => make("option", { value }, text)),
+  );
   select.addEventListener("change", () => set(select.value));
   select.value = get();
   return select;
@@ -151,7 +177,9 @@ function surfaceChoice(app) {
 
 /** The settings that are rarely touched. */
 function more(app, open) {
-  const { state, model } = app, rule = model.racers[state.selected].rule, fields = make("div", { className: "fields" });
+  const { state, model } = app,
+    rule = model.racers[state.selected].rule,
+    fields = make("div", { className: "fields" });
   const taken = ["lr", "beta1", "beta2", "alpha", momentumField(rule)];
   const chosen = () => app.state.racers[app.state.selected];
   const field = (name, label, get, set) => {
@@ -166,7 +194,16 @@ function more(app, open) {
     fields.append(make("label", {}, label, box));
   };
   const guard = (name, value) =>
-    app.change(() => Object.assign(chosen().p, name === "delta" && value === null ? { delta: null, eps: rule.fields.eps } : name === "delta" ? { delta: value, eps: null } : { eps: value, ...("delta" in rule.fields ? { delta: null } : {}) }));
+    app.change(() =>
+      Object.assign(
+        chosen().p,
+        name === "delta" && value === null
+          ? { delta: null, eps: rule.fields.eps }
+          : name === "delta"
+            ? { delta: value, eps: null }
+            : { eps: value, ...("delta" in rule.fields ? { delta: null } : {}) },
+      ),
+    );
   for (const [name, usual] of Object.entries(rule.fields)) {
     if (taken.includes(name)) continue;
     if (typeof usual === "boolean") {
@@ -175,14 +212,40 @@ function more(app, open) {
       box.mark = () => chosen().p[name];
       fields.append(make("label", {}, box, name.replace(/_/g, " ")));
     } else if (name === "eps" || name === "delta") {
-      field(name, name === "eps" ? "eps (outside the root)" : "delta (inside it)", () => chosen().p[name], (v) => guard(name, v));
-    } else field(name, name.replace(/_/g, " "), () => chosen().p[name], (v) => app.change(() => (chosen().p[name] = v)));
+      field(
+        name,
+        name === "eps" ? "eps (outside the root)" : "delta (inside it)",
+        () => chosen().p[name],
+        (v) => guard(name, v),
+      );
+    } else
+      field(
+        name,
+        name.replace(/_/g, " "),
+        () => chosen().p[name],
+        (v) => app.change(() => (chosen().p[name] = v)),
+      );
   }
-  field("tolerance", "tolerance on the loss", () => app.state.tolerance, (v) => app.change((s) => (s.tolerance = v)));
-  field("steps", "updates at most", () => app.state.steps, (v) => app.change((s) => (s.steps = Math.round(v))));
+  field(
+    "tolerance",
+    "tolerance on the loss",
+    () => app.state.tolerance,
+    (v) => app.change((s) => (s.tolerance = v)),
+  );
+  field(
+    "steps",
+    "updates at most",
+    () => app.state.steps,
+    (v) => app.change((s) => (s.steps = Math.round(v))),
+  );
   if (!model.spectrum && state.surface === "quadratic") {
     const set = (v) => app.change((s) => (s.n = Number(v)));
-    const select = choice("Number of eigenvalues", SIZES.map((v) => [v, v]), () => app.state.n, set);
+    const select = choice(
+      "Number of eigenvalues",
+      SIZES.map((v) => [v, v]),
+      () => app.state.n,
+      set,
+    );
     fields.append(make("label", {}, "eigenvalues", select));
   }
   return make("details", { className: "more", open }, make("summary", {}, "more settings"), fields);
@@ -193,72 +256,8 @@ function refreshMore(app, bar) {
     if (box.mark) box.checked = box.mark();
     else if (document.activeElement !== box) box.value = box.shown();
   }
-  const sizes = bar.querySelector(".fields select"), surface = bar.querySelector(".control > select");
+  const sizes = bar.querySelector(".fields select"),
+    surface = bar.querySelector(".control > select");
   if (sizes) sizes.value = app.state.n;
   if (surface) surface.value = app.state.surface;
-}
-
-/** The table: one row a racer, chosen by a radio button. */
-export function drawRacers(app) {
-  const body = document.getElementById("racers"), { state, model } = app;
-  const kind = state.racers.map((r) => r.rule).join();
-  if (body.dataset.kind !== kind) {
-    body.dataset.kind = kind;
-    body.replaceChildren(...state.racers.map((each, i) => row(app, each, i)));
-  }
-  [...body.rows].forEach((tr, i) => {
-    const r = model.racers[i], count = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en-US"));
-    tr.classList.toggle("selected", i === state.selected);
-    tr.querySelector("input").checked = i === state.selected;
-    const [, lr, edge, first, article, end] = tr.cells;
-    lr.textContent = figure(r.p.lr);
-    edge.textContent = r.limit == null ? (r.atMost ? `≤ ${figure(r.atMost)}` : "–") : `${figure(r.limit)}${isAdaptive(r.rule) && r.limit < Infinity ? "*" : ""}`;
-    edge.title = isAdaptive(r.rule) ? "with its unit frozen as after the update shown" : "";
-    first.textContent = count(r.run?.steps);
-    article.textContent = count(r.count);
-    end.replaceChildren(make("span", { className: r.refused || r.run?.left != null ? "bad" : "" }, fate(model, r)));
-  });
-}
-
-function row(app, { rule }, i) {
-  const radio = make("input", { type: "radio", name: "selected", id: `racer-${i}` });
-  radio.addEventListener("change", () => app.change((s) => (s.selected = i)));
-  const name = make("td", {}, make("label", {}, radio, RULES[rule].label));
-  const tr = make("tr", {}, name, ...Array.from({ length: 5 }, (_, k) => make("td", { className: k === 3 ? "count" : "" })));
-  tr.style.setProperty("--rule", `var(--${rule})`);
-  tr.addEventListener("click", (event) => event.target === radio || app.change((s) => (s.selected = i)));
-  return tr;
-}
-
-/** One box a rule: in the race or not. */
-export function buildRules(app) {
-  const field = document.getElementById("rules");
-  for (const [name, rule] of Object.entries(RULES)) {
-    const box = make("input", { type: "checkbox", value: name });
-    box.addEventListener("change", () => app.change((s) => (box.checked ? enter(s, name, app.model) : leave(s, name))));
-    const label = make("label", {}, box, rule.label);
-    label.style.setProperty("--rule", `var(--${name})`);
-    field.append(label);
-  }
-}
-
-/** Enter a rule at its best lr where that is known, at half its edge where only that is, else at 0.02. */
-function enter(state, name, model) {
-  const changes = name === "momentum" ? { momentum: 0.9 } : {};
-  const probe = model.consider(name, settings(name, { ...changes, lr: 0.02 }));
-  const half = !isAdaptive(probe.rule) && probe.atMost > 0 && probe.atMost < Infinity ? probe.atMost / 2 : 0.02;
-  const lr = probe.best?.lr ?? half;
-  state.racers.push(racer(name, { ...changes, lr: Number(lr.toPrecision(4)) }));
-  state.selected = state.racers.length - 1;
-}
-
-function leave(state, name) {
-  if (state.racers.every((r) => r.rule === name)) return;
-  state.racers = state.racers.filter((r) => r.rule !== name);
-  state.selected = Math.min(state.selected, state.racers.length - 1);
-}
-
-export function drawRules(app) {
-  const racing = app.state.racers.map((r) => r.rule);
-  for (const box of document.querySelectorAll("#rules input")) box.checked = racing.includes(box.value);
 }

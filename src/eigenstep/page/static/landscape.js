@@ -16,7 +16,8 @@ function view(model) {
 
 /** The scales of the plane, equal in both directions. */
 export function plane(model, width, height) {
-  const [[u, v], half] = view(model), per = (2 * half) / Math.min(height, width * 1.1);
+  const [[u, v], half] = view(model),
+    per = (2 * half) / Math.min(height, width * 1.1);
   return {
     sx: scale(u - (per * width) / 2, u + (per * width) / 2, 0, width),
     sy: scale(v - (per * height) / 2, v + (per * height) / 2, height, 0),
@@ -25,10 +26,13 @@ export function plane(model, width, height) {
 
 /** Heights on a grid of the view, their levels, and the picture of them. */
 function relief(model, theme, width, height) {
-  const { problem } = model, values = problem.eigenvalues;
+  const { problem } = model,
+    values = problem.eigenvalues;
   const shape = `${problem.name}|${values[0]}|${values[values.length - 1]}|${problem.cos}|${problem.minimum?.[0]}|${model.reach}`;
   return remember(`relief|${shape}|${width}|${height}|${theme.name}`, () => {
-    const { sx, sy } = plane(model, width, height), columns = CELLS, rows = Math.round((CELLS * height) / width);
+    const { sx, sy } = plane(model, width, height),
+      columns = CELLS,
+      rows = Math.round((CELLS * height) / width);
     const heights = new Float64Array(columns * rows);
     let top = 0;
     for (let j = 0; j < rows; j++) {
@@ -47,7 +51,8 @@ function relief(model, theme, width, height) {
 function shade(heights, columns, rows, top, theme) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [columns, rows];
-  const context = canvas.getContext("2d"), data = context.createImageData(columns, rows);
+  const context = canvas.getContext("2d"),
+    data = context.createImageData(columns, rows);
   const [low, high] = [theme.low, theme.high];
   for (let k = 0; k < heights.length; k++) {
     const depth = Math.min(Math.max((Math.log10(heights[k] / top + 1e-12) + 4.2) / 4.2, 0), 1);
@@ -60,7 +65,8 @@ function shade(heights, columns, rows, top, theme) {
 
 /** Draw it. */
 export function drawLandscape(pen, theme, width, height, model) {
-  const { sx, sy } = plane(model, width, height), { problem, t } = model;
+  const { sx, sy } = plane(model, width, height),
+    { problem, t } = model;
   const ground = relief(model, theme, width, height);
   pen.image(ground.picture, 0, 0, width, height);
   for (const level of ground.levels) {
@@ -86,7 +92,12 @@ export function drawLandscape(pen, theme, width, height, model) {
   pen.dot(u, v, 9, theme.card, { stroke: theme.ink, width: 2.5 });
   pen.dot(u, v, 3.5, theme.ink);
   const right = u < width - 110;
-  pen.text("drag the start", u + (right ? 15 : -15), v, theme.ink, { size: 12, weight: 600, align: right ? "left" : "right", halo: theme.halo });
+  pen.text("drag the start", u + (right ? 15 : -15), v, theme.ink, {
+    size: 12,
+    weight: 600,
+    align: right ? "left" : "right",
+    halo: theme.halo,
+  });
 }
 
 /** Where the start lies on the picture. */
@@ -103,11 +114,16 @@ function axes(pen, theme, width, height, sx, sy, model) {
   }
   for (let value = Math.ceil(sx.low); value <= sx.high; value++) {
     pen.line([sx(value), height, sx(value), height - 5], theme.axis, { width: 1 });
-    if (value !== Math.ceil(sx.low)) pen.text(String(value).replace("-", "−"), sx(value), height - 12, theme.muted, { align: "center", halo: theme.halo });
+    if (value !== Math.ceil(sx.low))
+      pen.text(String(value).replace("-", "−"), sx(value), height - 12, theme.muted, {
+        align: "center",
+        halo: theme.halo,
+      });
   }
   for (let value = Math.ceil(sy.low); value <= sy.high; value++) {
     pen.line([0, sy(value), 5, sy(value)], theme.axis, { width: 1 });
-    if (sy(value) < height - 22) pen.text(String(value).replace("-", "−"), 9, sy(value), theme.muted, { halo: theme.halo });
+    if (sy(value) < height - 22)
+      pen.text(String(value).replace("-", "−"), 9, sy(value), theme.muted, { halo: theme.halo });
   }
   pen.text("w₁", width - 8, height - 12, theme.muted, { align: "right", halo: theme.halo });
   pen.text("w₂", 8, 12, theme.muted, { halo: theme.halo });
@@ -115,7 +131,9 @@ function axes(pen, theme, width, height, sx, sy, model) {
 
 /** A rule's way up to update t, its place now, and its label where it left. */
 function way(pen, theme, racer, model, { sx, sy, t, chosen, width, height, labels }) {
-  const { run } = racer, last = Math.min(t, run.last), color = theme.colors[racer.name];
+  const { run } = racer,
+    last = Math.min(t, run.last),
+    color = theme.colors[racer.name];
   const points = new Float64Array(2 * (last + 1));
   let far = 0;
   for (let k = 0; k <= last; k++) {
@@ -125,10 +143,14 @@ function way(pen, theme, racer, model, { sx, sy, t, chosen, width, height, label
   }
   const drawn = points.subarray(0, 2 * (far + 1));
   const crowded = far > 100;
-  pen.line(drawn, color, { width: (chosen ? 1.8 : 1.3) * (crowded ? 0.55 : 1), alpha: (chosen ? 1 : 0.75) * (crowded ? 0.7 : 1) });
+  pen.line(drawn, color, {
+    width: (chosen ? 1.8 : 1.3) * (crowded ? 0.55 : 1),
+    alpha: (chosen ? 1 : 0.75) * (crowded ? 0.7 : 1),
+  });
   const dots = Math.min(far, 60);
   for (let k = 1; k <= dots; k++) pen.dot(points[2 * k], points[2 * k + 1], chosen ? 2.1 : 1.6, color);
-  const inside = (k) => points[2 * k] >= 0 && points[2 * k] <= width && points[2 * k + 1] >= 0 && points[2 * k + 1] <= height;
+  const inside = (k) =>
+    points[2 * k] >= 0 && points[2 * k] <= width && points[2 * k + 1] >= 0 && points[2 * k + 1] <= height;
   if (run.left !== null && t >= run.left) {
     let k = far;
     while (k > 0 && !inside(k)) k--;
@@ -136,9 +158,18 @@ function way(pen, theme, racer, model, { sx, sy, t, chosen, width, height, label
     while (labels.some((other) => Math.abs(other - y) < 17)) y += 17;
     labels.push(y);
     const left = points[2 * k] < width / 2;
-    pen.text(`${racer.label}: ${fate(model, racer)}`, left ? Math.max(points[2 * k] + 12, 12) : Math.min(points[2 * k] - 12, width - 12), y, theme.bad, {
-      size: 12, weight: 600, align: left ? "left" : "right", halo: theme.halo,
-    });
+    pen.text(
+      `${racer.label}: ${fate(model, racer)}`,
+      left ? Math.max(points[2 * k] + 12, 12) : Math.min(points[2 * k] - 12, width - 12),
+      y,
+      theme.bad,
+      {
+        size: 12,
+        weight: 600,
+        align: left ? "left" : "right",
+        halo: theme.halo,
+      },
+    );
   } else {
     pen.dot(points[2 * far], points[2 * far + 1], chosen ? 5.5 : 4.5, color, { stroke: theme.card, width: 1.5 });
   }
@@ -146,6 +177,7 @@ function way(pen, theme, racer, model, { sx, sy, t, chosen, width, height, label
 
 /** Draw on a canvas element at its size on the page. */
 export function onCanvas(canvas, draw) {
-  const width = canvas.clientWidth, height = canvas.clientHeight;
+  const width = canvas.clientWidth,
+    height = canvas.clientHeight;
   if (width > 0 && height > 0) draw(new CanvasPen(canvas, width, height), width, height);
 }

@@ -3,23 +3,32 @@
 import { pytorch } from "./code.js";
 import { figure } from "./axes.js";
 import { compute, fate } from "./model.js";
-import { RULES } from "./rules.js";
-import { decode, encode, fresh, inRange, racer } from "./state.js";
+import { decode, encode } from "./state.js";
 import { TOUR } from "./tour.js";
 import { BadReport, readReport } from "./report.js";
-import { buildRules, drawControls, drawRacers, drawRules, make } from "./controls.js";
-import { drawLandscape, onCanvas, plane } from "./landscape.js";
+import { drawControls } from "./controls.js";
+import { make } from "./dom.js";
+import { buildRules, drawRacers, drawRules } from "./racers.js";
+import { raceFor } from "./race.js";
+import { readTheme } from "./theme.js";
+import { drawLandscape, onCanvas } from "./landscape.js";
 import { drawMap, drawRadii, drawRates } from "./rates.js";
 import { drawComponents, drawLoss } from "./curves.js";
 import { drawYours } from "./yours.js";
-import { Player, draggable } from "./hands.js";
+import { Player } from "./hands.js";
+import { bindPoints, chosen } from "./points.js";
 import { copy, saveView, tools } from "./save.js";
 
 const $ = (id) => document.getElementById(id);
-const calm = matchMedia("(prefers-reduced-motion: reduce)"), dark = matchMedia("(prefers-color-scheme: dark)");
+const calm = matchMedia("(prefers-reduced-motion: reduce)"),
+  dark = matchMedia("(prefers-color-scheme: dark)");
 
 const app = {
-  state: decode(location.hash), report: null, model: null, together: false, places: {},
+  state: decode(location.hash),
+  report: null,
+  model: null,
+  together: false,
+  places: {},
   /** Change the state, and draw at the next frame. */
   change(edit) {
     edit(app.state);
@@ -34,25 +43,16 @@ const app = {
 };
 
 const VIEWS = {
-  landscape: drawLandscape, loss: drawLoss, components: drawComponents, radii: drawRadii,
+  landscape: drawLandscape,
+  loss: drawLoss,
+  components: drawComponents,
+  radii: drawRadii,
   settings: (...given) => (app.state.tab === "map" ? drawMap : drawRates)(...given),
 };
 
-/** The colours of the style sheet, light or dark. */
-function readTheme() {
-  const style = getComputedStyle(document.documentElement), get = (name) => style.getPropertyValue(`--${name}`).trim();
-  const rgb = (name) => get(name).match(/[\da-f]{2}/gi).map((part) => parseInt(part, 16));
-  const [a, b] = [rgb("ramp-low"), rgb("ramp-high")];
-  return {
-    name: dark.matches ? "dark" : "light", ink: get("ink"), muted: get("muted"), grid: get("grid"), axis: get("axis"),
-    card: get("card"), accent: get("accent"), bad: get("bad"), contour: get("contour"), halo: get("card"),
-    low: rgb("low"), high: rgb("high"), mapLow: rgb("map-low"), mapHigh: rgb("map-high"), off: rgb("off"),
-    colors: Object.fromEntries(Object.keys(RULES).map((name) => [name, get(name)])),
-    ramp: (at) => `rgb(${a.map((v, c) => Math.round(v + (b[c] - v) * at)).join(" ")})`,
-  };
-}
-
-let theme = readTheme(), waiting = false, idle = null;
+let theme = readTheme(dark.matches),
+  waiting = false,
+  idle = null;
 
 function schedule() {
   if (waiting) return;
@@ -86,7 +86,8 @@ function drawCharts() {
 }
 
 function drawClock() {
-  const { model } = app, scrub = $("scrub");
+  const { model } = app,
+    scrub = $("scrub");
   scrub.max = model.shown;
   scrub.value = model.t;
   $("clock").textContent = `update ${figure(model.t)} of ${figure(model.shown)}`;
@@ -95,7 +96,8 @@ function drawClock() {
 
 /** What need not follow a slider at once: the address, descriptions, the report's charts. */
 function settle() {
-  const { state, model } = app, hash = `#${encode(state)}`;
+  const { state, model } = app,
+    hash = `#${encode(state)}`;
   if (hash !== location.hash) {
     try {
       history.replaceState(null, "", hash);
@@ -104,16 +106,28 @@ function settle() {
     }
   }
   drawRules(app);
-  for (const button of document.querySelectorAll("[data-tab]")) button.setAttribute("aria-pressed", String(button.dataset.tab === state.tab));
-  for (const button of document.querySelectorAll("[data-scale]")) button.setAttribute("aria-pressed", String(button.dataset.scale === state.scale));
+  for (const button of document.querySelectorAll("[data-tab]"))
+    button.setAttribute("aria-pressed", String(button.dataset.tab === state.tab));
+  for (const button of document.querySelectorAll("[data-scale]"))
+    button.setAttribute("aria-pressed", String(button.dataset.scale === state.scale));
   const fates = model.racers.map((r) => `${r.label}: ${fate(model, r)}`).join("; ");
   const at = `start at ${figure(model.start[0], 3)}, ${figure(model.start[model.start.length - 1], 3)}`;
-  $("landscape").querySelector("canvas").setAttribute("aria-label", `Landscape, ${at}; arrow keys move the start. ${fates}`);
+  $("landscape")
+    .querySelector("canvas")
+    .setAttribute("aria-label", `Landscape, ${at}; arrow keys move the start. ${fates}`);
   $("loss").querySelector("canvas").setAttribute("aria-label", `Loss over ${model.shown} updates. ${fates}`);
   const chosen = model.racers[state.selected];
   const rate = chosen.prediction ? `rate ${figure(chosen.prediction.rate)} per update` : "simulated, not predicted";
-  for (const id of ["components", "radii"]) $(id).querySelector("canvas").setAttribute("aria-label", `${$(id).querySelector("h3").textContent} of ${chosen.label}: ${rate}`);
-  $("settings").querySelector("canvas").setAttribute("aria-label", `R against the settings of ${chosen.label}: ${rate}; arrow keys move the lr${state.tab === "map" ? " and the momentum" : ""}`);
+  for (const id of ["components", "radii"])
+    $(id)
+      .querySelector("canvas")
+      .setAttribute("aria-label", `${$(id).querySelector("h3").textContent} of ${chosen.label}: ${rate}`);
+  $("settings")
+    .querySelector("canvas")
+    .setAttribute(
+      "aria-label",
+      `R against the settings of ${chosen.label}: ${rate}; arrow keys move the lr${state.tab === "map" ? " and the momentum" : ""}`,
+    );
   drawYours(app, theme);
 }
 
@@ -147,16 +161,20 @@ function show(t) {
   app.state.t = t >= app.model.shown ? null : Math.max(t, 0);
   app.model.t = app.state.t ?? app.model.shown;
   const adapts = app.model.racers.some((r) => r.run?.units && !app.model.spectrum);
-  if (adapts) schedule(); // its limit follows the unit
+  if (adapts)
+    schedule(); // its limit follows the unit
   else drawCharts();
   clearTimeout(idle);
   idle = setTimeout(settle, 200);
 }
 
-const player = new Player((share) => show(Math.floor(share * app.model.shown)), (playing) => {
-  $("play").textContent = playing ? "❚❚" : "▶";
-  $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
-});
+const player = new Player(
+  (share) => show(Math.floor(share * app.model.shown)),
+  (playing) => {
+    $("play").textContent = playing ? "❚❚" : "▶";
+    $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
+  },
+);
 
 function playFrom(t) {
   if (calm.matches) return show(app.model.shown);
@@ -169,47 +187,6 @@ const still = (act) => (event) => {
   act(event);
 };
 
-// Dragging -----------------------------------------------------------------------------------------------------------
-
-/** Move the start to a point of the plane; the quadratic keeps it as eigencomponents. */
-function moveStart(x, y) {
-  const { problem } = app.model, inside = (v) => Math.min(Math.max(v, -4.99), 4.99);
-  let place = [inside(x), inside(y)];
-  if (problem.components) {
-    const point = Float64Array.from(app.model.start);
-    [point[0], point[problem.n - 1]] = place;
-    const c = problem.components(point, new Float64Array(problem.n));
-    place = [c[0], c[problem.n - 1]];
-  }
-  app.change((s) => Object.assign(s, { start: place.map((v) => Number(v.toPrecision(6))), t: null }));
-}
-
-function chosen() {
-  return app.state.racers[app.state.selected];
-}
-
-function setPoint(x, y) {
-  const at = app.places.settings;
-  if (!at) return;
-  const lr = inRange("lr", Number(at.sx.invert(Math.min(Math.max(x, at.box.x), at.box.x + at.box.w)).toPrecision(4)));
-  app.change(() => {
-    if (lr > 0) chosen().p.lr = lr;
-    if (at.field) chosen().p[at.field] = Number(Math.min(Math.max(at.sy.invert(y), 0), 0.99).toPrecision(4));
-  });
-}
-
-draggable($("landscape").querySelector("canvas"), () => player.stop(), (x, y, width, height) => {
-  const { sx, sy } = plane(app.model, width, height);
-  moveStart(sx.invert(x), sy.invert(y));
-}, (dx, dy) => moveStart(app.model.start[0] + 0.05 * dx, app.model.start[app.model.start.length - 1] + 0.05 * dy));
-draggable($("settings").querySelector("canvas"), () => player.stop(), setPoint, (dx, dy) => {
-  const p = chosen().p, field = app.places.settings?.field;
-  app.change(() => {
-    p.lr = Number((p.lr * 1.02 ** dx).toPrecision(4));
-    if (field && dy) p[field] = Number(Math.min(Math.max(p[field] + 0.01 * dy, 0), 0.99).toPrecision(4));
-  });
-});
-
 // Reports ------------------------------------------------------------------------------------------------------------
 
 function openReport(text, name) {
@@ -220,28 +197,14 @@ function openReport(text, name) {
     return;
   }
   player.stop();
-  const { report } = app, spectrum = report.spectrum;
-  if (spectrum) enterRules(report, spectrum);
+  const { report } = app;
+  if (report.spectrum) app.state = raceFor(report);
   tell(null);
   $("title").textContent = "Your model";
-  $("says").textContent = "The measured spectrum has taken the toy's place: move the lr, and see which measured directions the rule can bear.";
+  $("says").textContent =
+    "The measured spectrum has taken the toy's place: move the lr, and see which measured directions the rule can bear.";
   app.say(`Opened ${report.name || "the report"}; it stays on this machine.`);
   schedule();
-}
-
-/** Race the report's own rule at its own lr, and others at half of what the largest known eigenvalue allows. */
-function enterRules(report, spectrum) {
-  const adapts = spectrum.operator === "preconditioned", own = report.rule ?? { name: spectrum.rule, changes: {} };
-  const known = RULES[own.name] && Boolean(RULES[own.name].accumulate) === adapts;
-  const others = adapts ? (known ? [] : ["adam"]) : ["gradient-descent", "nesterov", ...(known ? [] : ["heavy-ball"])];
-  const racers = [...(known ? [racer(own.name, own.changes)] : []), ...others.filter((n) => n !== own.name || !known).map((n) => racer(n))];
-  app.state = fresh({ racers, steps: 2000, tab: "lr", start: null });
-  const probe = compute(app.state, report);
-  probe.racers.forEach((r, i) => {
-    const half = r.atMost > 0 && r.atMost < Infinity ? r.atMost / 2 : 0.01, lr = i === 0 && report.lr > 0 ? report.lr : half;
-    racers[i].p.lr = Number(lr.toPrecision(4));
-  });
-  app.state.start = [probe.components[0], probe.components[probe.components.length - 1]];
 }
 
 function closeReport() {
@@ -269,7 +232,10 @@ async function offer(text, what) {
 
 // Wiring -------------------------------------------------------------------------------------------------------------
 
-$("tour").append(make("option", { value: "", disabled: true, hidden: true }, "your own figure"), ...TOUR.map((stop, i) => make("option", { value: stop.id }, `${i + 1}. ${stop.title}`)));
+$("tour").append(
+  make("option", { value: "", disabled: true, hidden: true }, "your own figure"),
+  ...TOUR.map((stop, i) => make("option", { value: stop.id }, `${i + 1}. ${stop.title}`)),
+);
 $("tour").addEventListener("change", (event) => visit(event.target.value));
 $("previous").addEventListener("click", () => stepTour(-1));
 $("next").addEventListener("click", () => stepTour(1));
@@ -279,14 +245,26 @@ $("file").addEventListener("change", async (event) => {
   event.target.value = "";
 });
 $("close").addEventListener("click", () => visit(TOUR[0].id, false));
-$("code").addEventListener("click", () => offer(pytorch(chosen().rule, chosen().p), "the code"));
+$("code").addEventListener("click", () => offer(pytorch(chosen(app).rule, chosen(app).p), "the code"));
 $("link").addEventListener("click", () => offer(`${location.href.split("#")[0]}#${encode(app.state)}`, "the link"));
+bindPoints(app, $("landscape").querySelector("canvas"), $("settings").querySelector("canvas"), () => player.stop());
 $("play").addEventListener("click", () => (player.playing ? player.stop() : playFrom(app.state.t ?? 0)));
-$("back").addEventListener("click", still(() => show(app.model.t - 1)));
-$("forth").addEventListener("click", still(() => show(app.model.t + 1)));
-$("scrub").addEventListener("input", still((event) => show(Number(event.target.value))));
-for (const button of document.querySelectorAll("[data-tab]")) button.addEventListener("click", () => app.change((s) => (s.tab = button.dataset.tab)));
-for (const button of document.querySelectorAll("[data-scale]")) button.addEventListener("click", () => app.change((s) => (s.scale = button.dataset.scale)));
+$("back").addEventListener(
+  "click",
+  still(() => show(app.model.t - 1)),
+);
+$("forth").addEventListener(
+  "click",
+  still(() => show(app.model.t + 1)),
+);
+$("scrub").addEventListener(
+  "input",
+  still((event) => show(Number(event.target.value))),
+);
+for (const button of document.querySelectorAll("[data-tab]"))
+  button.addEventListener("click", () => app.change((s) => (s.tab = button.dataset.tab)));
+for (const button of document.querySelectorAll("[data-scale]"))
+  button.addEventListener("click", () => app.change((s) => (s.scale = button.dataset.scale)));
 for (const id of Object.keys(VIEWS)) $(id).querySelector("figcaption").append(app.tools(id));
 for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
@@ -304,7 +282,7 @@ window.addEventListener("hashchange", () => {
 });
 new ResizeObserver(() => app.model && drawCharts()).observe(document.querySelector("main"));
 dark.addEventListener("change", () => {
-  theme = readTheme();
+  theme = readTheme(dark.matches);
   schedule();
 });
 

@@ -23,7 +23,8 @@ const rooms = new Map();
 
 /** Arrays for the racer at a place, used again by the next picture: a slider's move leaves nothing to sweep up. */
 const roomFor = (place) => (name, length) => {
-  const key = `${place} ${name}`, had = rooms.get(key);
+  const key = `${place} ${name}`,
+    had = rooms.get(key);
   if (had?.length === length) return had;
   rooms.set(key, new Float64Array(length));
   return rooms.get(key);
@@ -48,7 +49,8 @@ function surface(state, report) {
   if (state.surface === "double-well") return { problem: new DoubleWell(), start: state.start };
   const { n, kappa } = state;
   const values = Float64Array.from({ length: n }, (_, i) => (i === n - 1 ? kappa : kappa ** (i / (n - 1))));
-  const minimum = new Float64Array(n), components = new Float64Array(n).fill(-0.5);
+  const minimum = new Float64Array(n),
+    components = new Float64Array(n).fill(-0.5);
   [minimum[0], minimum[n - 1]] = [0.8, 0.6];
   [components[0], components[n - 1]] = state.start;
   const problem = new Quadratic(values, minimum, (state.angle * Math.PI) / 180);
@@ -60,8 +62,10 @@ function surface(state, report) {
 function measured(spectrum, start) {
   const kept = [...spectrum.values.keys()].filter((i) => spectrum.values[i] > 0);
   const chosen = kept.length ? kept : [spectrum.values.length - 1];
-  const values = Float64Array.from(chosen, (i) => spectrum.values[i]), n = values.length;
-  const components = Float64Array.from(chosen, (i) => usual(spectrum, i)), problem = new Quadratic(values, new Float64Array(n));
+  const values = Float64Array.from(chosen, (i) => spectrum.values[i]),
+    n = values.length;
+  const components = Float64Array.from(chosen, (i) => usual(spectrum, i)),
+    problem = new Quadratic(values, new Float64Array(n));
   const reach = Math.max(components[0], components[n - 1]);
   if (start) [components[0], components[n - 1]] = start;
   return { problem, start: problem.point(components), components, spectrum, reach };
@@ -71,16 +75,30 @@ const usual = (spectrum, i) => (spectrum.covers === "density" ? Math.sqrt(spectr
 
 /** Everything that is shown, from the state and the report that is open. */
 export function compute(state, report) {
-  const { problem, start, components, spectrum, reach } = surface(state, report), n = problem.n;
+  const { problem, start, components, spectrum, reach } = surface(state, report),
+    n = problem.n;
   const steps = Math.max(10, Math.min(state.steps, Math.floor(WORK / n)));
   const quadratic = problem instanceof Quadratic;
   const all = spectrum ? spectrum.values : problem.eigenvalues;
-  const model = { state, report, problem, start, components, spectrum, reach, steps, quadratic, eigenvalues: all, racers: [] };
+  const model = {
+    state,
+    report,
+    problem,
+    start,
+    components,
+    spectrum,
+    reach,
+    steps,
+    quadratic,
+    eigenvalues: all,
+    racers: [],
+  };
   model.racers = state.racers.map(({ rule, p }, i) => race(model, rule, p, roomFor(i)));
   model.shown = shownSteps(model);
   model.t = state.t === null ? model.shown : Math.min(state.t, model.shown);
   for (const racer of model.racers) {
-    if (racer.run && racer.run.left === null && racer.run.last < model.shown) racer.run = run(model, racer, model.shown);
+    if (racer.run && racer.run.left === null && racer.run.last < model.shown)
+      racer.run = run(model, racer, model.shown);
     judge(model, racer);
   }
   model.consider = (name, p) => judge(model, race(model, name, p));
@@ -90,7 +108,9 @@ export function compute(state, report) {
 /** One rule: what is known before it runs, and its run. */
 function race(model, name, given, room = afresh) {
   const { state, problem, spectrum, steps } = model;
-  let rule = RULES[name], p = given, refused = null;
+  let rule = RULES[name],
+    p = given,
+    refused = null;
   if (spectrum) {
     const preconditioned = spectrum.operator === "preconditioned";
     if (preconditioned && !isAdaptive(rule)) {
@@ -104,9 +124,14 @@ function race(model, name, given, room = afresh) {
   if (refused) return racer;
   const options = { tolerance: state.tolerance, kept: 0, shown: 0, budget: 20 * WORK, room };
   const pull = model.quadratic ? pulls(problem) : null;
-  racer.prediction = model.quadratic && p.lr > 0
-    ? predict(rule, p, problem.eigenvalues, model.components, pull, { ...options, kept: steps, shown: Math.min(steps, 2000) })
-    : null;
+  racer.prediction =
+    model.quadratic && p.lr > 0
+      ? predict(rule, p, problem.eigenvalues, model.components, pull, {
+          ...options,
+          kept: steps,
+          shown: Math.min(steps, 2000),
+        })
+      : null;
   const settled = racer.prediction?.settled;
   const horizon = settled != null && steps > 1000 ? Math.min(steps, Math.max(Math.ceil(settled * 1.2), 60)) : steps;
   racer.run = run(model, racer, horizon);
@@ -147,7 +172,8 @@ export function effective(model, racer, t = model.t) {
   if (racer.refused || !isLinear(racer.rule)) return null;
   if (!isAdaptive(racer.rule)) return model.eigenvalues;
   if (!model.quadratic || model.spectrum) return null;
-  const at = Math.max(1, Math.min(t, racer.run.last)), n = model.problem.n;
+  const at = Math.max(1, Math.min(t, racer.run.last)),
+    n = model.problem.n;
   if (racer.run.last < 1) return null;
   const decay = racer.p.decoupled ? 0 : racer.p.weight_decay;
   return model.problem.preconditioned(racer.run.units.subarray(at * n, (at + 1) * n), decay);
@@ -159,7 +185,8 @@ function limitOf(model, racer) {
   if (!values || !values.length) return null;
   let top = -Infinity;
   for (const value of values) top = Math.max(top, value);
-  const plain = !isAdaptive(racer.rule), solve = plain ? maxStableLr : frozenLimit;
+  const plain = !isAdaptive(racer.rule),
+    solve = plain ? maxStableLr : frozenLimit;
   if (!plain) return solve(racer.rule, racer.p, top);
   return remember(`limit${keyOf(racer.name, racer.p, [top], "lr")}`, () => solve(racer.rule, racer.p, top));
 }

@@ -24,7 +24,8 @@ export class CanvasPen {
     c.beginPath();
     let down = false;
     for (let i = 0; i < points.length; i += 2) {
-      const x = points[i], y = points[i + 1];
+      const x = points[i],
+        y = points[i + 1];
       if (!Number.isFinite(x + y)) down = false;
       else if (down) c.lineTo(x, y);
       else {
@@ -117,7 +118,8 @@ export class SvgPen {
   }
 
   line(points, color, { width = 1.5, dash = [], alpha = 1 } = {}) {
-    let path = "", down = false;
+    let path = "",
+      down = false;
     for (let i = 0; i < points.length; i += 2) {
       if (!Number.isFinite(points[i] + points[i + 1])) {
         down = false;
@@ -164,7 +166,8 @@ export class SvgPen {
   }
 
   within(x, y, w, h, draw) {
-    const id = `clip${this.clips++}`, place = [x, y, w, h].map(short);
+    const id = `clip${this.clips++}`,
+      place = [x, y, w, h].map(short);
     this.parts.push(
       `<clipPath id="${id}"><rect x="${place[0]}" y="${place[1]}" width="${place[2]}" height="${place[3]}"/></clipPath>`,
       `<g clip-path="url(#${id})">`,

@@ -20,7 +20,8 @@ export class Quadratic {
     const last = this.n - 1;
     for (let i = 0; i <= last; i++) out[i] = x[i] - this.minimum[i];
     if (this.turned) {
-      const a = out[0], b = out[last];
+      const a = out[0],
+        b = out[last];
       out[0] = a * this.cos + b * this.sin;
       out[last] = b * this.cos - a * this.sin;
     }
@@ -30,7 +31,9 @@ export class Quadratic {
   /** Vectors of eigencomponents to coordinates, in place. */
   unturn(v) {
     if (!this.turned) return v;
-    const last = this.n - 1, a = v[0], b = v[last];
+    const last = this.n - 1,
+      a = v[0],
+      b = v[last];
     v[0] = a * this.cos - b * this.sin;
     v[last] = a * this.sin + b * this.cos;
     return v;
@@ -51,7 +54,8 @@ export class Quadratic {
 
   /** The loss; the eigencomponents are written to `errors`. */
   loss(x) {
-    const c = this.components(x, this.errors), { eigenvalues, n } = this;
+    const c = this.components(x, this.errors),
+      { eigenvalues, n } = this;
     let loss = 0;
     for (let i = 0; i < n; i++) loss += c[i] * (c[i] * eigenvalues[i]);
     return loss / 2;
@@ -59,16 +63,22 @@ export class Quadratic {
 
   /** The loss over the plane of coordinates 0 and n - 1, the others at their minimum. */
   height(u, v) {
-    const a = u - this.minimum[0], b = v - this.minimum[this.n - 1];
-    const low = a * this.cos + b * this.sin, high = b * this.cos - a * this.sin;
+    const a = u - this.minimum[0],
+      b = v - this.minimum[this.n - 1];
+    const low = a * this.cos + b * this.sin,
+      high = b * this.cos - a * this.sin;
     return (this.eigenvalues[0] * low * low + this.eigenvalues[this.n - 1] * high * high) / 2;
   }
 
   /** The eigenvalues of P^-1/2 (H + wI) P^-1/2 for a unit P per coordinate. */
   preconditioned(unit, decay) {
-    const n = this.n, out = Float64Array.from(this.eigenvalues, (value, i) => (value + decay) / unit[i]);
+    const n = this.n,
+      out = Float64Array.from(this.eigenvalues, (value, i) => (value + decay) / unit[i]);
     if (this.turned) {
-      const low = this.eigenvalues[0], high = this.eigenvalues[n - 1], p = unit[0], q = unit[n - 1];
+      const low = this.eigenvalues[0],
+        high = this.eigenvalues[n - 1],
+        p = unit[0],
+        q = unit[n - 1];
       const a = (low * this.cos ** 2 + high * this.sin ** 2 + decay) / p;
       const d = (low * this.sin ** 2 + high * this.cos ** 2 + decay) / q;
       const b = ((low - high) * this.cos * this.sin) / Math.sqrt(p * q);
@@ -91,7 +101,9 @@ export class Rosenbrock {
   }
 
   lossAndGradient(x, grad) {
-    const short = 1 - x[0], above = x[1] - x[0] * x[0], slope = 200 * above;
+    const short = 1 - x[0],
+      above = x[1] - x[0] * x[0],
+      slope = 200 * above;
     grad[0] = -2 * short - 2 * x[0] * slope;
     grad[1] = slope;
     return short * short + 100 * above * above;
@@ -119,13 +131,20 @@ export class DoubleWell {
     this.flat = 4;
     this.sharp = 100;
     this.temperature = this.flat / 20;
-    this.minima = [[-1, 0], [1, 0]];
+    this.minima = [
+      [-1, 0],
+      [1, 0],
+    ];
     this.eigenvalues = Float64Array.of(1, this.sharp);
-    this.wells = [{ label: "the sharp well", sharpness: this.sharp }, { label: "the flat well", sharpness: this.flat }];
+    this.wells = [
+      { label: "the sharp well", sharpness: this.sharp },
+      { label: "the flat well", sharpness: this.flat },
+    ];
   }
 
   lossAndGradient(x, grad) {
-    const left = this.flat * (x[0] + 1), right = this.sharp * (x[0] - 1);
+    const left = this.flat * (x[0] + 1),
+      right = this.sharp * (x[0] - 1);
     const excess = (left * (x[0] + 1) - right * (x[0] - 1)) / (2 * this.temperature);
     const weight = 1 / (1 + Math.exp(-excess));
     grad[0] = left + weight * (right - left);
@@ -138,7 +157,8 @@ export class DoubleWell {
   }
 
   height(u, v) {
-    const left = this.flat * (u + 1) ** 2, right = this.sharp * (u - 1) ** 2;
+    const left = this.flat * (u + 1) ** 2,
+      right = this.sharp * (u - 1) ** 2;
     const excess = Math.abs(left - right) / (2 * this.temperature);
     return Math.min(left, right) / 2 - this.temperature * Math.log1p(Math.exp(-excess)) + (v * v) / 2;
   }

@@ -1,7 +1,9 @@
 // A report of eigenstep, read with care: what is missing is left out, what is wrong is refused with a sentence.
 
 const KINDS = ["spectrum", "measurement", "density", "diagnosis", "recommendation", "monitor"];
-const MOST = 100e6, LONGEST = 20000, VALUES = 4000;
+const MOST = 100e6,
+  LONGEST = 20000,
+  VALUES = 4000;
 const COVERS = ["all", "top", "bottom", "ends", "density"];
 const OPERATORS = { hessian: "Hessian", ggn: "Gauss-Newton matrix", preconditioned: "preconditioned Hessian" };
 const SPELT = { nan: NaN, inf: Infinity, "-inf": -Infinity };
@@ -18,15 +20,30 @@ const finite = (value) => (Number.isFinite(number(value)) ? number(value) : null
 
 /** Read a file's text; `name` is only shown. */
 export function readReport(source, name) {
-  if (source.length > MOST) throw new BadReport("The file is larger than 100 MB; save fewer steps, or a spectrum alone.");
+  if (source.length > MOST)
+    throw new BadReport("The file is larger than 100 MB; save fewer steps, or a spectrum alone.");
   const [header, records] = parse(source);
   if (!isObject(header) || header.format !== "eigenstep") {
-    throw new BadReport("This is not a file of eigenstep: it has no “format”: “eigenstep”. Open what `eigenstep measure`, `diagnose`, `recommend` or a monitor wrote.");
+    throw new BadReport(
+      "This is not a file of eigenstep: it has no “format”: “eigenstep”. Open what `eigenstep measure`, `diagnose`, `recommend` or a monitor wrote.",
+    );
   }
-  if (header.version !== 1) throw new BadReport(`Version ${show(header.version)} of the format is not known here; this page reads version 1.`);
+  if (header.version !== 1)
+    throw new BadReport(`Version ${show(header.version)} of the format is not known here; this page reads version 1.`);
   const kind = header.kind;
-  if (!KINDS.includes(kind)) throw new BadReport(`A file of kind ${show(kind)} cannot be explored; these can: ${KINDS.join(", ")}.`);
-  const report = { kind, name: text(name, 120), title: "", notes: [], spectrum: null, limits: [], runs: [], ratio: null, alarms: [] };
+  if (!KINDS.includes(kind))
+    throw new BadReport(`A file of kind ${show(kind)} cannot be explored; these can: ${KINDS.join(", ")}.`);
+  const report = {
+    kind,
+    name: text(name, 120),
+    title: "",
+    notes: [],
+    spectrum: null,
+    limits: [],
+    runs: [],
+    ratio: null,
+    alarms: [],
+  };
   if (kind === "monitor") readLog(report, header, records);
   else readResult(report, kind, header);
   if (!report.spectrum && !report.runs.length && !report.ratio && !report.title) {
@@ -50,13 +67,15 @@ function parse(source) {
 }
 
 function parseLines(source) {
-  const lines = source.split("\n").filter((line) => line.trim()), parsed = [];
+  const lines = source.split("\n").filter((line) => line.trim()),
+    parsed = [];
   for (const [i, line] of lines.entries()) {
     try {
       parsed.push(JSON.parse(line));
     } catch {
       if (i === lines.length - 1 && parsed.length && parsed[0]?.kind === "monitor") break;
-      const where = parsed.length && parsed[0]?.format === "eigenstep" ? `line ${i + 1} is damaged` : "it is not whole JSON";
+      const where =
+        parsed.length && parsed[0]?.format === "eigenstep" ? `line ${i + 1} is damaged` : "it is not whole JSON";
       throw new BadReport(`The file cannot be read: ${where}; it may have been cut off. Write it again.`);
     }
   }
@@ -67,11 +86,15 @@ function parseLines(source) {
 function readSpectrum(content, notes) {
   if (!isObject(content)) return null;
   const given = list(content.values).slice(0, VALUES).map(number);
-  const bounds = list(content.bounds), weights = list(content.weights), kept = [];
+  const bounds = list(content.bounds),
+    weights = list(content.weights),
+    kept = [];
   given.forEach((value, i) => {
-    if (Number.isFinite(value)) kept.push([value, Math.max(finite(bounds[i]) ?? 0, 0), Math.max(finite(weights[i]) ?? 1, 0)]);
+    if (Number.isFinite(value))
+      kept.push([value, Math.max(finite(bounds[i]) ?? 0, 0), Math.max(finite(weights[i]) ?? 1, 0)]);
   });
-  if (kept.length < given.length) notes.push(`${given.length - kept.length} eigenvalues are not finite and are left out.`);
+  if (kept.length < given.length)
+    notes.push(`${given.length - kept.length} eigenvalues are not finite and are left out.`);
   if (list(content.values).length > VALUES) notes.push(`Only the first ${VALUES} eigenvalues are read.`);
   if (!kept.length) return null;
   kept.sort((a, b) => a[0] - b[0]);
@@ -79,9 +102,15 @@ function readSpectrum(content, notes) {
   const operator = Object.hasOwn(OPERATORS, content.operator ?? "") ? content.operator : "hessian";
   const p = isObject(content.provenance) ? content.provenance : {};
   return {
-    values: Float64Array.from(kept, (v) => v[0]), bounds: kept.map((v) => v[1]), weights: kept.map((v) => v[2]),
-    dimension: finite(content.dimension), covers, operator, what: OPERATORS[operator],
-    certified: p.certified === true, converged: p.converged === true,
+    values: Float64Array.from(kept, (v) => v[0]),
+    bounds: kept.map((v) => v[1]),
+    weights: kept.map((v) => v[2]),
+    dimension: finite(content.dimension),
+    covers,
+    operator,
+    what: OPERATORS[operator],
+    certified: p.certified === true,
+    converged: p.converged === true,
     rule: text(content.preconditioner?.rule, 60),
   };
 }
@@ -94,18 +123,24 @@ function readResult(report, kind, content) {
     report.title = text(content.sentence);
     if (content.assumption) notes.push(`Holds as: ${text(content.assumption, 300)}.`);
     for (const row of list(content.limits).slice(0, 12)) {
-      const at = finite(row?.largest_stable), lr = finite(row?.max_stable_lr);
+      const at = finite(row?.largest_stable),
+        lr = finite(row?.max_stable_lr);
       if (at !== null || lr !== null) report.limits.push({ label: text(row.name, 60), eigenvalue: at, lr });
     }
     report.lr = finite(content.lr);
     report.rule = diagnosed(text(list(content.limit?.rules)[0], 40), report);
   } else if (kind === "recommendation") {
-    const lr = finite(content.lr), [low, high] = list(content.interval).map(finite);
+    const lr = finite(content.lr),
+      [low, high] = list(content.interval).map(finite);
     report.lr = lr;
-    report.title = lr === null ? "No lr is recommended." : `Recommended lr: ${lr.toPrecision(3)}${low != null && high != null ? `, between ${low.toPrecision(2)} and ${high.toPrecision(2)}` : ""}.`;
+    report.title =
+      lr === null
+        ? "No lr is recommended."
+        : `Recommended lr: ${lr.toPrecision(3)}${low != null && high != null ? `, between ${low.toPrecision(2)} and ${high.toPrecision(2)}` : ""}.`;
     if (content.reason) notes.push(text(content.reason));
     for (const each of list(content.candidates).slice(0, 12)) {
-      const values = list(each?.losses).slice(0, LONGEST).map(number), at = finite(each?.lr);
+      const values = list(each?.losses).slice(0, LONGEST).map(number),
+        at = finite(each?.lr);
       if (values.length) {
         const label = `lr ${at === null ? "?" : at.toPrecision(3)}${each.diverged ? ", diverged" : ""}`;
         report.runs.push({ label, lr: at, steps: values.map((_, t) => t), values });
@@ -114,8 +149,10 @@ function readResult(report, kind, content) {
   } else if (s) {
     const known = `${s.values.length} eigenvalue${s.values.length > 1 ? "s" : ""}`;
     const of = `of the ${s.what}${s.dimension ? ` of ${s.dimension.toLocaleString("en-US")} parameters` : ""}`;
-    report.title = s.covers === "density" ? `Density ${of}.` : `${known} ${of}; the largest ${s.values.at(-1).toPrecision(4)}.`;
-    if (s.covers !== "density") notes.push(s.certified ? "Certified." : "Not certified: the residuals alone are known.");
+    report.title =
+      s.covers === "density" ? `Density ${of}.` : `${known} ${of}; the largest ${s.values.at(-1).toPrecision(4)}.`;
+    if (s.covers !== "density")
+      notes.push(s.certified ? "Certified." : "Not certified: the residuals alone are known.");
   }
   for (const note of list(content.notes).slice(0, 6)) if (text(note)) notes.push(text(note, 300));
 }
@@ -123,15 +160,21 @@ function readResult(report, kind, content) {
 /** The rule of a diagnosis; momentum, which it does not tell, follows from what the rule bears: lr L = 2 (1 + beta). */
 function diagnosed(name, { lr, limits }) {
   const bears = limits[0]?.eigenvalue;
-  if (!["momentum", "heavy-ball"].includes(name) || !(bears > 0) || !(lr > 0)) return name ? { name, changes: {} } : null;
+  if (!["momentum", "heavy-ball"].includes(name) || !(bears > 0) || !(lr > 0))
+    return name ? { name, changes: {} } : null;
   return { name, changes: { momentum: Number(Math.min(Math.max((bears * lr) / 2 - 1, 0), 0.99999).toPrecision(4)) } };
 }
 
 /** The rule of a torch optimizer's class name and settings as text. */
 function ruleOf(optimizer, told) {
   const setting = (name) => finite(Number(told.match(new RegExp(`\\b${name}=([-+.\\de]+)`))?.[1] ?? NaN));
-  const pair = told.match(/betas=\(([-+.\de]+), ([-+.\de]+)\)/)?.slice(1).map(Number), momentum = setting("momentum");
-  if (optimizer !== "SGD") return { name: optimizer.toLowerCase(), changes: pair ? { beta1: pair[0], beta2: pair[1] } : {} };
+  const pair = told
+      .match(/betas=\(([-+.\de]+), ([-+.\de]+)\)/)
+      ?.slice(1)
+      .map(Number),
+    momentum = setting("momentum");
+  if (optimizer !== "SGD")
+    return { name: optimizer.toLowerCase(), changes: pair ? { beta1: pair[0], beta2: pair[1] } : {} };
   if (!momentum) return { name: "gradient-descent", changes: {} };
   if (told.includes("nesterov=True")) return { name: "nesterov", changes: { momentum } };
   return { name: "momentum", changes: { momentum, dampening: setting("dampening") ?? 0 } };
@@ -142,31 +185,53 @@ function readLog(report, header, records) {
   for (const record of records) {
     if (!isObject(record)) continue;
     const step = finite(record.step);
-    if (typeof record.alarm === "string") report.alarms.push({ step, sentence: text(record.sentence || record.alarm, 300) });
+    if (typeof record.alarm === "string")
+      report.alarms.push({ step, sentence: text(record.sentence || record.alarm, 300) });
     else if (step !== null) steps.set(step, record); // a resumed run's later record of a step counts
   }
   const every = Math.max(1, Math.ceil(steps.size / LONGEST));
   const rows = [...steps].sort((a, b) => a[0] - b[0]).filter(([, r], i) => i % every === 0 || "stability_ratio" in r);
   const losses = rows.filter(([, r]) => "loss" in r);
-  if (losses.length) report.runs.push({ label: "recorded loss", lr: null, steps: losses.map((r) => r[0]), values: losses.map(([, r]) => number(r.loss)) });
+  if (losses.length)
+    report.runs.push({
+      label: "recorded loss",
+      lr: null,
+      steps: losses.map((r) => r[0]),
+      values: losses.map(([, r]) => number(r.loss)),
+    });
   const measured = rows.filter(([, r]) => Number.isFinite(number(r.stability_ratio)));
   if (measured.length) {
     const column = (name) => measured.map(([, r]) => number(r[name]));
-    report.ratio = { steps: measured.map((r) => r[0]), values: column("stability_ratio"), low: column("ratio_low"), high: column("ratio_high") };
+    report.ratio = {
+      steps: measured.map((r) => r[0]),
+      values: column("stability_ratio"),
+      low: column("ratio_low"),
+      high: column("ratio_high"),
+    };
   }
   const [, last] = measured.at(-1) ?? [];
-  const preconditioned = finite(last?.preconditioned_sharpness), sharpness = preconditioned ?? finite(last?.sharpness);
+  const preconditioned = finite(last?.preconditioned_sharpness),
+    sharpness = preconditioned ?? finite(last?.sharpness);
   if (sharpness !== null && last) {
-    report.spectrum = readSpectrum({
-      values: [sharpness], covers: "top", operator: preconditioned === null ? "hessian" : "preconditioned",
-      provenance: { certified: last.certified === true },
-    }, report.notes);
+    report.spectrum = readSpectrum(
+      {
+        values: [sharpness],
+        covers: "top",
+        operator: preconditioned === null ? "hessian" : "preconditioned",
+        provenance: { certified: last.certified === true },
+      },
+      report.notes,
+    );
     report.rule = ruleOf(text(header.optimizer, 40), text(last.settings ?? header.settings, 300));
     report.lr = finite(last.lr);
-    if (finite(last.max_stable_lr) !== null) report.limits.push({ label: "this run's optimizer", eigenvalue: null, lr: finite(last.max_stable_lr) });
+    if (finite(last.max_stable_lr) !== null)
+      report.limits.push({ label: "this run's optimizer", eigenvalue: null, lr: finite(last.max_stable_lr) });
   }
   const span = rows.length ? `${rows.length.toLocaleString("en-US")} steps recorded` : "no steps recorded";
-  const ratio = last ? `; stability ratio ${number(last.stability_ratio).toPrecision(3)} at step ${measured.at(-1)[0].toLocaleString("en-US")} (1 is the edge)` : "; no curvature measured";
+  const ratio = last
+    ? `; stability ratio ${number(last.stability_ratio).toPrecision(3)} at step ${measured.at(-1)[0].toLocaleString("en-US")} (1 is the edge)`
+    : "; no curvature measured";
   report.title = `A training run: ${span}${ratio}.`;
-  if (report.alarms.length) report.notes.push(`${report.alarms.length} alarms, the last: ${report.alarms.at(-1).sentence}`);
+  if (report.alarms.length)
+    report.notes.push(`${report.alarms.length} alarms, the last: ${report.alarms.at(-1).sentence}`);
 }

@@ -46,8 +46,13 @@ const decay = { weight_decay: 0, decoupled: false };
 const guard = { eps: 1e-8, delta: null };
 const betas = { beta1: 0.9, beta2: 0.999 };
 const moments = {
-  buffers: () => 1, scales: () => 1, coefficients: corrected, accumulate: secondMoment, correction,
-  unit: momentUnit, move: moveByMean,
+  buffers: () => 1,
+  scales: () => 1,
+  coefficients: corrected,
+  accumulate: secondMoment,
+  correction,
+  unit: momentUnit,
+  move: moveByMean,
 };
 const filter = { scales: () => 0, coefficients: none, unit: plain };
 
@@ -67,20 +72,29 @@ function radamLength(p, t) {
 // the correction for t. move: writes the next point and buffer to out. A rule without `move` is not linear: it has `jump` instead.
 export const RULES = {
   "gradient-descent": {
-    label: "gradient descent", fields: { lr: 1e-3, ...decay }, ...filter, buffers: () => 0,
+    label: "gradient descent",
+    fields: { lr: 1e-3, ...decay },
+    ...filter,
+    buffers: () => 0,
     move(p, x, g, u, b, c, out) {
       out[0] = shrink(p, x) - p.lr * g;
     },
   },
   "heavy-ball": {
-    label: "heavy ball", fields: { lr: 1e-3, momentum: 0.9, ...decay }, ...filter, buffers: () => 1,
+    label: "heavy ball",
+    fields: { lr: 1e-3, momentum: 0.9, ...decay },
+    ...filter,
+    buffers: () => 1,
     move(p, x, g, u, b, c, out) {
       out[1] = b * p.momentum - p.lr * g;
       out[0] = shrink(p, x) + out[1];
     },
   },
   momentum: {
-    label: "momentum (torch)", fields: { lr: 1e-3, momentum: 0, dampening: 0, ...decay }, ...filter, buffers: () => 1,
+    label: "momentum (torch)",
+    fields: { lr: 1e-3, momentum: 0, dampening: 0, ...decay },
+    ...filter,
+    buffers: () => 1,
     coefficients: (p, t) => [t === 1 ? 1 : 1 - p.dampening, 0],
     move(p, x, g, u, b, c, out) {
       out[1] = b * p.momentum + c[0] * g;
@@ -88,14 +102,20 @@ export const RULES = {
     },
   },
   "ema-momentum": {
-    label: "EMA momentum", fields: { lr: 1e-3, momentum: 0.9, ...decay }, ...filter, buffers: () => 1,
+    label: "EMA momentum",
+    fields: { lr: 1e-3, momentum: 0.9, ...decay },
+    ...filter,
+    buffers: () => 1,
     move(p, x, g, u, b, c, out) {
       out[1] = lerp(g, b, p.momentum);
       out[0] = shrink(p, x) - p.lr * out[1];
     },
   },
   nesterov: {
-    label: "Nesterov", fields: { lr: 1e-3, momentum: 0.9, ...decay }, ...filter, buffers: () => 1,
+    label: "Nesterov",
+    fields: { lr: 1e-3, momentum: 0.9, ...decay },
+    ...filter,
+    buffers: () => 1,
     move(p, x, g, u, b, c, out) {
       out[1] = b * p.momentum + g;
       out[0] = shrink(p, x) - p.lr * (g + p.momentum * out[1]);
@@ -103,7 +123,10 @@ export const RULES = {
     iterate: (p, x, b) => x + p.lr * p.momentum * b, // from the look-ahead point that torch stores
   },
   adagrad: {
-    label: "AdaGrad", buffers: () => 0, scales: () => 1, onlyGrows: true,
+    label: "AdaGrad",
+    buffers: () => 0,
+    scales: () => 1,
+    onlyGrows: true,
     fields: { lr: 1e-2, lr_decay: 0, initial_accumulator_value: 0, ...decay, eps: 1e-10, delta: null },
     coefficients: (p, t) => [t === Infinity ? Number(p.lr_decay === 0) : 1 / (1 + (t - 1) * p.lr_decay), 0],
     accumulate(p, g, s, i) {
@@ -115,8 +138,11 @@ export const RULES = {
     },
   },
   rmsprop: {
-    label: "RMSProp", fields: { lr: 1e-2, alpha: 0.99, momentum: 0, centered: false, ...decay, ...guard },
-    buffers: (p) => Number(p.momentum !== 0), scales: (p) => 1 + Number(p.centered), coefficients: none,
+    label: "RMSProp",
+    fields: { lr: 1e-2, alpha: 0.99, momentum: 0, centered: false, ...decay, ...guard },
+    buffers: (p) => Number(p.momentum !== 0),
+    scales: (p) => 1 + Number(p.centered),
+    coefficients: none,
     accumulate(p, g, s, i) {
       s[0][i] = lerp(g * g, s[0][i], p.alpha);
       if (p.centered) s[1][i] = lerp(g, s[1][i], p.alpha);
@@ -128,7 +154,9 @@ export const RULES = {
     },
   },
   adam: {
-    label: "Adam", fields: { lr: 1e-3, ...betas, amsgrad: false, ...decay, ...guard }, ...moments,
+    label: "Adam",
+    fields: { lr: 1e-3, ...betas, amsgrad: false, ...decay, ...guard },
+    ...moments,
     scales: (p) => 1 + Number(p.amsgrad),
     accumulate(p, g, s, i) {
       secondMoment(p, g, s, i);
@@ -137,21 +165,27 @@ export const RULES = {
     unit: (p, s, i, corrected) => root(p, (p.amsgrad ? s[1][i] : s[0][i]) / corrected),
   },
   adamw: {
-    label: "AdamW", ...moments,
+    label: "AdamW",
+    ...moments,
     fields: { lr: 1e-3, ...betas, amsgrad: false, weight_decay: 1e-2, decoupled: true, ...guard },
   },
   adamax: {
-    label: "Adamax", fields: { lr: 2e-3, ...betas, ...decay, eps: 1e-8 }, ...moments,
+    label: "Adamax",
+    fields: { lr: 2e-3, ...betas, ...decay, eps: 1e-8 },
+    ...moments,
     accumulate(p, g, s, i) {
       s[0][i] = Math.max(s[0][i] * p.beta2, Math.abs(g) + p.eps);
     },
     unit: (p, s, i) => s[0][i],
   },
   nadam: {
-    label: "NAdam", fields: { lr: 2e-3, ...betas, momentum_decay: 4e-3, ...decay, ...guard }, ...moments,
+    label: "NAdam",
+    fields: { lr: 2e-3, ...betas, momentum_decay: 4e-3, ...decay, ...guard },
+    ...moments,
     coefficients(p, t, state) {
       if (t === Infinity) return [1 - p.beta1, p.beta1];
-      const mu = nadamWeight(p, t), following = nadamWeight(p, t + 1);
+      const mu = nadamWeight(p, t),
+        following = nadamWeight(p, t + 1);
       state.product = p.beta1 === 0 || p.beta1 ** t < 1e-18 ? 0 : state.product * mu;
       return [(1 - mu) / (1 - state.product), following / (1 - state.product * following)];
     },
@@ -161,10 +195,13 @@ export const RULES = {
     },
   },
   radam: {
-    label: "RAdam", fields: { lr: 1e-3, ...betas, ...decay, ...guard }, ...moments,
+    label: "RAdam",
+    fields: { lr: 1e-3, ...betas, ...decay, ...guard },
+    ...moments,
     coefficients(p, t) {
       if (t === Infinity) return [1, 0];
-      const rho = radamLength(p, t), top = radamLength(p, Infinity);
+      const rho = radamLength(p, t),
+        top = radamLength(p, Infinity);
       const squared = ((rho - 4) * (rho - 2) * top) / ((top - 4) * (top - 2) * rho);
       return [(rho > 5 ? Math.sqrt(squared) : 1) / (1 - p.beta1 ** t), 0];
     },
@@ -175,13 +212,19 @@ export const RULES = {
     },
   },
   "sign-descent": {
-    label: "sign descent", fields: { lr: 1e-3 }, buffers: () => 0, scales: () => 0,
+    label: "sign descent",
+    fields: { lr: 1e-3 },
+    buffers: () => 0,
+    scales: () => 0,
     jump(p, x, g, b, out) {
       out[0] = x - p.lr * Math.sign(g);
     },
   },
   lion: {
-    label: "Lion", fields: { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0 }, buffers: () => 1, scales: () => 0,
+    label: "Lion",
+    fields: { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0 },
+    buffers: () => 1,
+    scales: () => 0,
     jump(p, x, g, b, out) {
       out[0] = x * (1 - p.lr * p.weight_decay) - p.lr * Math.sign(lerp(g, b, p.beta1));
       out[1] = lerp(g, b, p.beta2);
@@ -221,7 +264,10 @@ const OUT = new Float64Array(2);
 
 /** One update of the stored point x (n) with this gradient, in place. */
 export function update(rule, p, x, grad, state) {
-  const t = ++state.t, n = x.length, b = state.buffer, s = state.scales;
+  const t = ++state.t,
+    n = x.length,
+    b = state.buffer,
+    s = state.scales;
   if (!rule.move) {
     for (let i = 0; i < n; i++) {
       rule.jump(p, x[i], grad[i], b[i], OUT);
@@ -230,8 +276,10 @@ export function update(rule, p, x, grad, state) {
     }
     return;
   }
-  const c = rule.coefficients(p, t, state), adaptive = Boolean(rule.accumulate);
-  const coupled = p.decoupled ? 0 : p.weight_decay, corrected = rule.correction ? rule.correction(p, t) : 1;
+  const c = rule.coefficients(p, t, state),
+    adaptive = Boolean(rule.accumulate);
+  const coupled = p.decoupled ? 0 : p.weight_decay,
+    corrected = rule.correction ? rule.correction(p, t) : 1;
   for (let i = 0; i < n; i++) {
     const g = coupled === 0 ? grad[i] : grad[i] + coupled * x[i];
     let u = 1;

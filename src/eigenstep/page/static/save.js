@@ -1,13 +1,17 @@
 // Saving a view as PNG or SVG, and copying text.
 
 import { CanvasPen, SvgPen } from "./pen.js";
-import { make } from "./controls.js";
+import { make } from "./dom.js";
 import { saveYours } from "./yours.js";
 
 /** Two buttons that save the view of that name. */
 export function tools(id, save) {
   const button = (format) => {
-    const element = make("button", { type: "button", "aria-label": `Save ${id} as ${format.toUpperCase()}` }, format.toUpperCase());
+    const element = make(
+      "button",
+      { type: "button", "aria-label": `Save ${id} as ${format.toUpperCase()}` },
+      format.toUpperCase(),
+    );
     element.addEventListener("click", () => save(id, format));
     return element;
   };
@@ -24,7 +28,8 @@ export async function saveView(id, format, canvas, background, draw) {
     draw(pen, width, height);
     return download(URL.createObjectURL(new Blob([pen.toString()], { type: "image/svg+xml" })), name);
   }
-  const target = document.createElement("canvas"), pen = new CanvasPen(target, width, height, 2);
+  const target = document.createElement("canvas"),
+    pen = new CanvasPen(target, width, height, 2);
   pen.rect(0, 0, width, height, background);
   draw(pen, width, height);
   return target.toBlob((blob) => download(URL.createObjectURL(blob), name), "image/png");

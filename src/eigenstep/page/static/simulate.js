@@ -9,18 +9,34 @@ import { afresh } from "./theory.js";
  * update after which it was outside; null for what did not happen. Up to update `last`: points, the first and the last
  * coordinate of the iterates (or of what is `stored`); losses; components (n a row), the errors in the eigenbasis of a
  * quadratic; units (n a row), the P of an adaptive rule. */
-export function simulate(rule, p, problem, start, { steps, tolerance = 1e-6, box = Infinity, stored = false, room = afresh }) {
-  const n = problem.n, x = Float64Array.from(start), grad = new Float64Array(n), state = begin(rule, p, n);
-  const ahead = Boolean(rule.iterate) && !stored, seen = ahead ? new Float64Array(n) : x;
+export function simulate(
+  rule,
+  p,
+  problem,
+  start,
+  { steps, tolerance = 1e-6, box = Infinity, stored = false, room = afresh },
+) {
+  const n = problem.n,
+    x = Float64Array.from(start),
+    grad = new Float64Array(n),
+    state = begin(rule, p, n);
+  const ahead = Boolean(rule.iterate) && !stored,
+    seen = ahead ? new Float64Array(n) : x;
   const run = {
-    n, steps: null, lastAbove: -1, left: null, last: 0,
-    points: room("points", 2 * (steps + 1)), losses: room("run", steps + 1),
+    n,
+    steps: null,
+    lastAbove: -1,
+    left: null,
+    last: 0,
+    points: room("points", 2 * (steps + 1)),
+    losses: room("run", steps + 1),
     components: problem.errors ? room("components", n * (steps + 1)) : null,
     units: isAdaptive(rule) ? room("units", n * (steps + 1)) : null,
   };
   for (let t = 0; t <= steps; t++) {
     if (t > 0) update(rule, p, x, grad, state);
-    let loss = problem.lossAndGradient(x, grad), size = 0;
+    let loss = problem.lossAndGradient(x, grad),
+      size = 0;
     if (ahead) {
       for (let i = 0; i < n; i++) seen[i] = iterateOf(rule, p, x[i], state.buffer[i]);
       loss = problem.loss(seen);

@@ -4,7 +4,8 @@ import { RULES, settings } from "./rules.js";
 
 export const SURFACES = { quadratic: "quadratic bowl", rosenbrock: "Rosenbrock's valley", "double-well": "two wells" };
 export const SIZES = [2, 10, 50, 200];
-const TABS = ["lr", "map"], SCALES = ["log", "signed"];
+const TABS = ["lr", "map"],
+  SCALES = ["log", "signed"];
 
 const START = { quadratic: [-0.8, -0.6], rosenbrock: [-1.2, 1], "double-well": [1.5, 0.5] };
 
@@ -13,8 +14,20 @@ const START = { quadratic: [-0.8, -0.6], rosenbrock: [-1.2, 1], "double-well": [
 export function fresh(changes = {}) {
   const surface = changes.surface ?? "quadratic";
   return {
-    preset: null, surface, kappa: 100, n: 2, angle: 0, start: START[surface], tolerance: 1e-6, steps: 10000,
-    racers: [racer("gradient-descent", { lr: 2 / 101 })], selected: 0, tab: "lr", scale: "log", t: null, ...changes,
+    preset: null,
+    surface,
+    kappa: 100,
+    n: 2,
+    angle: 0,
+    start: START[surface],
+    tolerance: 1e-6,
+    steps: 10000,
+    racers: [racer("gradient-descent", { lr: 2 / 101 })],
+    selected: 0,
+    tab: "lr",
+    scale: "log",
+    t: null,
+    ...changes,
   };
 }
 
@@ -25,10 +38,22 @@ export function racer(rule, changes = {}) {
 
 /** How far each number may go: what a link, a slider or a box may set. */
 export const RANGES = {
-  kappa: [1, 1e6], angle: [-180, 180], tolerance: [1e-300, 1e3], steps: [10, 50000],
-  lr: [0, 1e6], momentum: [0, 0.99999], beta1: [0, 0.99999], beta2: [0, 0.9999999], alpha: [0, 0.9999999],
-  eps: [0, 1e6], delta: [0, 1e6], weight_decay: [0, 1e6], dampening: [0, 1], lr_decay: [0, 1e6],
-  initial_accumulator_value: [0, 1e9], momentum_decay: [0, 1e6],
+  kappa: [1, 1e6],
+  angle: [-180, 180],
+  tolerance: [1e-300, 1e3],
+  steps: [10, 50000],
+  lr: [0, 1e6],
+  momentum: [0, 0.99999],
+  beta1: [0, 0.99999],
+  beta2: [0, 0.9999999],
+  alpha: [0, 0.9999999],
+  eps: [0, 1e6],
+  delta: [0, 1e6],
+  weight_decay: [0, 1e6],
+  dampening: [0, 1],
+  lr_decay: [0, 1e6],
+  initial_accumulator_value: [0, 1e9],
+  momentum_decay: [0, 1e6],
 };
 
 /** The number that a text holds if it lies in the range of that name, else undefined. */
@@ -40,8 +65,10 @@ export function inRange(name, text) {
 
 /** The state as text, only what differs from the defaults. */
 export function encode(state) {
-  const parts = [], plain = fresh({ surface: state.surface });
-  const put = (name, value) => parts.push(`${name}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3D/g, "=")}`);
+  const parts = [],
+    plain = fresh({ surface: state.surface });
+  const put = (name, value) =>
+    parts.push(`${name}=${encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3D/g, "=")}`);
   if (state.preset) put("preset", state.preset);
   if (state.surface !== "quadratic") put("surface", state.surface);
   for (const name of ["kappa", "n", "angle", "tolerance", "steps"]) {
@@ -49,7 +76,8 @@ export function encode(state) {
   }
   if (String(state.start) !== String(plain.start)) put("start", state.start.join(","));
   for (const { rule, p } of state.racers) {
-    const fields = RULES[rule].fields, told = [];
+    const fields = RULES[rule].fields,
+      told = [];
     for (const name of Object.keys(fields)) {
       if (p[name] === fields[name] || p[name] == null) continue;
       told.push(`${name}=${p[name]}`);
@@ -65,7 +93,8 @@ export function encode(state) {
 
 /** The state that a text tells; whatever it says wrongly is left at its default. */
 export function decode(text) {
-  const said = new URLSearchParams(text.replace(/^#/, "")), surface = said.get("surface");
+  const said = new URLSearchParams(text.replace(/^#/, "")),
+    surface = said.get("surface");
   const state = fresh(Object.hasOwn(SURFACES, surface ?? "") ? { surface } : {});
   for (const name of ["kappa", "angle", "tolerance", "steps"]) {
     if (said.has(name)) state[name] = inRange(name, said.get(name)) ?? state[name];
@@ -89,7 +118,8 @@ export function decode(text) {
 function decodeRacer(text) {
   const [rule, ...parts] = text.split(",");
   if (!Object.hasOwn(RULES, rule)) return null;
-  const fields = RULES[rule].fields, changes = {};
+  const fields = RULES[rule].fields,
+    changes = {};
   for (const part of parts) {
     const [name, value] = part.split("=");
     if (!Object.hasOwn(fields, name)) continue;

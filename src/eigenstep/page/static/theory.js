@@ -2,16 +2,20 @@
 
 import { isAdaptive, isLinear, iterateOf } from "./rules.js";
 
-const DECADES = 9, PER_DECADE = 40, BLOCK = 256;
+const DECADES = 9,
+  PER_DECADE = 40,
+  BLOCK = 256;
 const OUT = new Float64Array(2);
 
 /** What one update does to (stored point, buffer) along an eigenvector: [a, b, c, d], row by row; b, c, d without a
  * buffer are 0. The eigenvalue is the Hessian's, or for an adaptive rule that of P^-1/2 (H + wI) P^-1/2. */
 export function matrix(rule, p, eigenvalue, t = Infinity) {
-  const c = rule.coefficients(p, t, { product: 1 }), buffered = rule.buffers(p) > 0;
+  const c = rule.coefficients(p, t, { product: 1 }),
+    buffered = rule.buffers(p) > 0;
   const coupled = isAdaptive(rule) || p.decoupled ? 0 : p.weight_decay;
   rule.move(p, 1, eigenvalue + coupled, 1, 0, c, OUT);
-  const a = OUT[0], below = OUT[1];
+  const a = OUT[0],
+    below = OUT[1];
   if (!buffered) return [a, 0, 0, 0];
   rule.move(p, 0, 0, 1, 1, c, OUT);
   return [a, OUT[0], below, OUT[1]];
@@ -45,10 +49,13 @@ export function frozenLimit(rule, p, eigenvalue) {
   const decay = p.weight_decay ?? 0;
   if (eigenvalue === 0 && decay === 0) return Infinity;
   const tried = { ...p };
-  return edge((lr) => {
-    tried.lr = lr;
-    return stable(rule, tried, eigenvalue);
-  }, 1 / Math.max(Math.abs(eigenvalue), decay));
+  return edge(
+    (lr) => {
+      tried.lr = lr;
+      return stable(rule, tried, eigenvalue);
+    },
+    1 / Math.max(Math.abs(eigenvalue), decay),
+  );
 }
 
 /** The curvature below which a rule is stable at its own lr. */
@@ -63,7 +70,8 @@ function edge(good, scale) {
   if (good(at(step))) return Infinity;
   while (step > -DECADES * PER_DECADE && !good(at(step))) step--;
   if (!good(at(step))) return 0;
-  let low = at(step), high = at(step + 1);
+  let low = at(step),
+    high = at(step + 1);
   for (let i = 0; i < 60 && high - low > 4e-16 * high; i++) {
     const middle = (low + high) / 2;
     if (good(middle)) low = middle;
@@ -79,7 +87,8 @@ export function maxStableLr(rule, p, eigenvalue) {
 
 /** Both ends and up to 62 of the eigenvalues in between, ascending. */
 export function probes(eigenvalues, most = 64) {
-  const sorted = Float64Array.from(eigenvalues).sort(), n = sorted.length;
+  const sorted = Float64Array.from(eigenvalues).sort(),
+    n = sorted.length;
   if (n <= most) return sorted;
   return Float64Array.from({ length: most }, (_, i) => sorted[Math.round((i * (n - 1)) / (most - 1))]);
 }
@@ -87,14 +96,19 @@ export function probes(eigenvalues, most = 64) {
 /** The lr with the smallest R, by zooming in log(lr); where a whole interval is equally good, its middle. null where
  * no lr makes every direction contract. */
 export function bestLr(rule, p, eigenvalues) {
-  const values = probes(eigenvalues), limit = frozenLimit(rule, p, values[values.length - 1]);
+  const values = probes(eigenvalues),
+    limit = frozenLimit(rule, p, values[values.length - 1]);
   if (!(limit > 0 && limit < Infinity)) return null;
-  const tried = { ...p }, points = 33;
+  const tried = { ...p },
+    points = 33;
   const rateAt = (lr) => {
     tried.lr = lr;
     return rate(rule, tried, values);
   };
-  let low = Math.log(limit * 1e-6), high = Math.log(limit), best = NaN, least = Infinity;
+  let low = Math.log(limit * 1e-6),
+    high = Math.log(limit),
+    best = NaN,
+    least = Infinity;
   while (high - low > 1e-14 * Math.max(1, Math.abs(high))) {
     const step = (high - low) / (points - 1);
     let at = 0;
@@ -116,7 +130,9 @@ export function bestLr(rule, p, eigenvalues) {
     }
     return inside;
   };
-  const from = asGood(0), to = asGood(limit), plateau = to - from > 1e-4 * best;
+  const from = asGood(0),
+    to = asGood(limit),
+    plateau = to - from > 1e-4 * best;
   return { lr: plateau ? (from + to) / 2 : best, rate: least, interval: [from, to], limit };
 }
 
@@ -146,7 +162,8 @@ export class Flow {
 
   /** What the constant gradient at the place of the pull adds to the state in one update, two numbers each. */
   drive(t) {
-    const c = this.rule.coefficients(this.p, t, { product: 1 }), out = new Float64Array(2 * this.n);
+    const c = this.rule.coefficients(this.p, t, { product: 1 }),
+      out = new Float64Array(2 * this.n);
     for (let i = 0; i < this.n; i++) {
       this.rule.move(this.p, 0, this.eigenvalues[i] * this.pull[i], 1, 0, c, OUT);
       out.set(this.rule.buffers(this.p) > 0 ? OUT : [OUT[0], 0], 2 * i);
@@ -156,12 +173,15 @@ export class Flow {
 
   /** Make one update; the errors are in `error`, the loss is returned. */
   step() {
-    const first = this.t++ === 0, { n, x, b, error, eigenvalues, pull } = this;
-    const m = first ? this.matrices(1) : this.late, drives = first ? this.drive(1) : this.drives;
+    const first = this.t++ === 0,
+      { n, x, b, error, eigenvalues, pull } = this;
+    const m = first ? this.matrices(1) : this.late,
+      drives = first ? this.drive(1) : this.drives;
     const ahead = iterateOf(this.rule, this.p, 0, 1); // the iterate is x + ahead * buffer
     let loss = 0;
     for (let i = 0; i < n; i++) {
-      const u = x[i], v = b[i];
+      const u = x[i],
+        v = b[i];
       x[i] = m[4 * i] * u + m[4 * i + 1] * v + drives[2 * i];
       b[i] = m[4 * i + 2] * u + m[4 * i + 3] * v + drives[2 * i + 1];
       error[i] = x[i] + ahead * b[i] + pull[i];
@@ -177,7 +197,9 @@ export class Flow {
     let loss = 0;
     for (let i = 0; i < this.n; i++) {
       if (this.pull[i] !== 0 && this.p.weight_decay) return Infinity;
-      const [u, v, w] = this.grams[i], x = this.x[i] + this.pull[i], y = this.b[i];
+      const [u, v, w] = this.grams[i],
+        x = this.x[i] + this.pull[i],
+        y = this.b[i];
       loss += 0.5 * Math.abs(this.eigenvalues[i]) * Math.max(u * x * x + 2 * v * x * y + w * y * y, 0);
     }
     return loss;
@@ -206,11 +228,15 @@ export const afresh = (name, length) => new Float64Array(length);
  * of the first `kept` updates, the errors of the first `shown`; the peak growth of one component. */
 export function predict(rule, p, eigenvalues, start, pull, { tolerance, kept, shown, budget, room = afresh }) {
   if (!isLinear(rule) || isAdaptive(rule)) return null;
-  const flow = new Flow(rule, p, eigenvalues, start, pull), n = flow.n, R = rate(rule, p, eigenvalues);
+  const flow = new Flow(rule, p, eigenvalues, start, pull),
+    n = flow.n,
+    R = rate(rule, p, eigenvalues);
   let loss = 0;
   for (let i = 0; i < n; i++) loss += 0.5 * eigenvalues[i] * start[i] * start[i];
-  const losses = room("losses", kept + 1).fill(NaN), errors = room("errors", n * (shown + 1)).fill(NaN);
-  const begun = loss, found = { rate: R, steps: null, settled: null, losses, errors, shown };
+  const losses = room("losses", kept + 1).fill(NaN),
+    errors = room("errors", n * (shown + 1)).fill(NaN);
+  const begun = loss,
+    found = { rate: R, steps: null, settled: null, losses, errors, shown };
   let last = -1;
   for (let t = 0; ; t++) {
     if (t > 0) loss = flow.step();
