@@ -14,10 +14,11 @@ Driver = Literal["lr", "sharpness", "preconditioner", "settings", "gradient"]
 
 WINDOW = 50  # updates that 'usual' is the median of
 FEW = 10  # updates or so before anything counts as unusual
-EXCESS = 1.2  # at the edge of stability the ratio hovers within a few per cent of 1 (theory, section 6)
+EXCESS = 1.4  # at the edge of stability the ratio hovers about 1; on the digits network for long at 1.1 to 1.3
 EXCESS_ADAPTIVE = 2.0  # a frozen-P ratio: Adam stays bounded far beyond 1, for it adapts
 LASTING, SPAN = 5, 20  # measurements, over at least so many updates, that make an excess a lasting one
 JUMP = 3.0  # times the usual ratio
+PART = 0.2  # of the first losses: a jump by less is no matter, however small the loss has become
 SPREADS = 10  # robust standard deviations, and a new high by a fifth, that make a loss or gradient unusual
 
 
@@ -52,7 +53,7 @@ class Usual:
             return False
         middle = median(self.values)
         spread = 1.4826 * median(abs(v - middle) for v in self.values)
-        return value > factor * middle and value - middle > max(SPREADS * spread, 0.02 * abs(self.first))
+        return value > factor * middle and value - middle > max(SPREADS * spread, PART * abs(self.first))
 
     def add(self, value: float) -> None:
         """Take a value in."""

@@ -22,12 +22,14 @@ PART = 0.3  # of the batch's jump, in logarithms: a probe that shows less did no
 class Evidence:
     """What is known when a loss or gradient jumps at an update.
 
-    factor: the batch's number over its usual one. probe_factor: the same of the probe's loss at the very weights.
+    factor: the batch's loss, or by_gradient its gradient's norm, over the usual one. probe_factor: the probe's loss at
+    the very weights over its usual.
     ratio: the stability ratio, the larger one of the last measurement's, scaled to the present lr, and of the state
     after the update. earlier: the verdict on a jump shortly before. moved: what moved the ratio.
     """
 
     factor: float
+    by_gradient: bool
     probe_factor: float | None
     ratio: float | None
     earlier: tuple[Cause, Driver | None] | None
@@ -42,8 +44,9 @@ def judge(evidence: Evidence) -> tuple[Cause, Driver | None]:
     """
     grew = evidence.probe_factor
     if grew is not None and math.isfinite(grew):
-        batch = math.log(max(min(evidence.factor, 1e6), 1.0)) if not math.isnan(evidence.factor) else math.log(1e6)
-        if math.log(max(grew, 1.0)) < PART * batch:
+        batch = math.inf if math.isnan(evidence.factor) else max(evidence.factor, 1.0)
+        # a loss is compared with a loss; where it is the gradient that jumped, a probe below a loss's own threshold
+        if grew < (LOSS_JUMP if evidence.by_gradient else min(batch, 1e6) ** PART):
             return "data", "gradient"
     if evidence.earlier is not None:
         return evidence.earlier
@@ -60,12 +63,18 @@ class Anomalies:
     losses: Usual = field(default_factory=Usual)
     grads: Usual = field(default_factory=Usual)
     quotients: deque[float] = field(default_factory=lambda: deque(maxlen=5))  # probe loss over the usual batch loss
+    below: Record | None = None  # the last measured record whose ratio was below 1,
+    above: Record | None = None  # and the first one since whose ratio was not
     until: int = 0  # the last update of the present episode
     verdict: tuple[Cause, Driver | None] | None = None
     broken: bool = False  # a loss that was not finite has been told
 
     def measured(self, record: Mapping[str, Any]) -> None:
-        """Take a measurement's probe loss in."""
+        """Take a measurement in."""
+        if 0 < (record.get("stability_ratio") or 0) < 1:
+            self.below, self.above = dict(record), None
+        elif record.get("stability_ratio") and self.above is None:
+            self.above = dict(record)
         value = record.get("probe_loss")
         if value is not None and math.isfinite(value) and record["step"] > self.until:
             self.quotients.append(value / self._scale())
@@ -128,8 +137,9 @@ class Anomalies:
             scaled = before * record["lr"] / last["lr"] if last["lr"] else before
         ratio = max((r for r in (scaled, now) if r is not None), default=None)
         worse = after if ratio is not None and ratio == now else {**(last or {}), "lr": record["lr"]}
-        moved = change(last, worse) if last else None
-        cause, driver = judge(Evidence(factor, probe_factor, ratio, self.verdict if in_episode else None, moved))
+        reference = self.below or last
+        moved = change(reference, self.above or worse) if reference else None
+        cause, driver = judge(Evidence(factor, by_gradient, probe_factor, ratio, self.verdict if in_episode else None, moved))
         name, value = ("gradient's norm", gradient) if by_gradient else ("loss", loss)
         much = f", {factor:.3g} times its usual" if math.isfinite(factor) else ""
         why = _why(cause, ratio, moved, after, probe_factor, in_episode)

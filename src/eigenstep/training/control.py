@@ -13,6 +13,7 @@ from eigenstep.training.monitor import Monitor
 FREE = 20  # updates in which lr follows the limit up as well: sharpness and second moments are not yet settled there
 RISE = 1.1
 START = 1.0
+DECAY = 0.4
 JUMPS = ("loss-jump", "gradient-jump", "non-finite")
 STEADY, FALLING = 0.1, 0.3  # falls of log limit between measurements that lengthen and shorten their distance
 
@@ -167,8 +168,8 @@ class StabilityLR(LRScheduler):
         """The target now: over total_steps it falls to zero along half a cosine."""
         if self.total_steps is None:
             return self.target
-        done = min(self.last_epoch / self.total_steps, 1.0)
-        return self.target * (1 + math.cos(math.pi * done)) / 2
+        left = 1 - self.last_epoch / self.total_steps
+        return self.target * min(max(left, 0.0) / DECAY, 1.0)
 
 
 def _each(max_lr: float | Sequence[float], groups: int) -> list[float]:

@@ -172,7 +172,7 @@ def _remedies(
             f"look at the batch of update {spike}: its labels, its scale, how its loss was reduced",
             "clip gradients (torch.nn.utils.clip_grad_norm_), so that no single batch moves the weights far",
         ]
-    if crossed is None or (cause is None and (moved is None or crossed[0] != 0)):
+    if crossed is None or (cause is None and crossed[0] != 0):
         return []
     first = {
         "lr": f"keep lr{below}, or raise it more slowly: the schedule outran the limit",
