@@ -95,6 +95,27 @@ def test_what_puts_the_direction_there() -> None:
     assert found.shares["flat"] == pytest.approx(1)
 
 
+def test_all_downhill_is_no_saddle_while_there_is_a_gradient() -> None:
+    net = nn.Linear(3, 1, bias=False).double()
+    objective = es.Objective(net, lambda net, x: -0.5 * (net(x) ** 2).sum() + 10, torch.eye(3, dtype=F64))
+    found = es.diagnose(objective, torch.optim.SGD(net.parameters(), lr=0.1))
+    assert found.verdict == "safe" and found.max_stable_lr == float("inf") and "nothing limits" in found.sentence
+    assert found.lowest is not None and float(found.lowest.values[0]) == pytest.approx(-1, rel=0.1)
+    assert json.loads(found.to_json())["max_stable_lr"] == "inf"
+    with torch.no_grad():
+        net.weight.zero_()
+    found = es.diagnose(objective, torch.optim.SGD(net.parameters(), lr=0.1))
+    assert found.verdict == "saddle"
+
+
+def test_a_group_at_lr_zero_stands_still() -> None:
+    net, objective = problem()
+    groups = [{"params": [net.steep], "lr": 0.0}, {"params": [net.flat], "lr": 0.1}]
+    found = es.diagnose(objective, torch.optim.SGD(groups))
+    assert found.ratio == pytest.approx(0.1 / 2, rel=0.01) and found.max_stable_lr == pytest.approx(2, rel=0.01)
+    assert found.lr == 0.1 and found.limit is not None and list(found.limit.alone) == [1]
+
+
 def test_kinks_are_seen_by_the_finite_step() -> None:
     net = nn.Linear(1, 1, bias=False).double()
     with torch.no_grad():
@@ -252,6 +273,7 @@ def test_json_and_the_spectrum_in_it(tmp_path: Path) -> None:
     assert spectrum.operator == "preconditioned"
     assert found.limit is not None and found.limit.preconditioned_sharpness is not None
     assert float(spectrum.values.max()) <= found.limit.preconditioned_sharpness * 1.01
+    assert content["rule"]["name"] == "adamw" and content["rule"]["betas"] == [0.9, 0.999]
     assert [row["name"] for row in content["limits"]][:2] == ["as it is", "half the lr"]
 
 

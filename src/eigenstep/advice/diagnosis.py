@@ -123,6 +123,7 @@ class Diagnosis:
         content |= {name: getattr(self, name) for name in ("clip", "silent", "products", "seconds")}
         content["lowest_eigenvalue"] = None if self.lowest is None else float(self.lowest.values[0])
         content["critical"] = None if self.critical is None else self.critical.as_dict()
+        content["rule"] = None if self.scale is None else {"name": self.scale.rule.name, **asdict(self.scale.rule)}
         content["limits"] = [change.as_dict() for change in self.changes]
         content["spectrum"] = None if spectrum is None else spectrum.as_dict
         content["notes"] = list(self.notes)

@@ -189,7 +189,9 @@ class Evidence:
             seed=self.seed,
         )
         self.products += found.products
-        return found, what_if(self.objective, limit, scale, found.middle, top, seed=self.seed)
+        at_rest = not bool(self.gradient.any())
+        changes = what_if(self.objective, limit, scale, found.middle, top, at_rest=at_rest, seed=self.seed)
+        return found, changes
 
     def _layers(self, edge: Edge, named: Mapping[str, float]) -> dict[str, float]:
         """The ratio of each module alone, for those in which most of the sharp direction lies."""

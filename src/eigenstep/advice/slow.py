@@ -15,6 +15,7 @@ from eigenstep.rules import LinearRule
 from eigenstep.theory import radii
 
 _FLAT = 1e-12  # relative to the largest; below it a node is flat
+_NEARLY_FLAT = 1e-8  # relative to the largest; small enough that the loss falls steadily there for any horizon in use
 _STILL = 0.9  # an error that keeps nine tenths has not moved
 _SAME_PULL = 1e-3  # lr * decay differences up to here do not keep groups from being judged by one rule
 
@@ -27,9 +28,10 @@ class Slowness:
     told from zero; the share `unresolved` of all directions is flatter, and needs as many as `flattest` or more. stuck:
     the share of all directions whose error keeps more than nine tenths for `horizon` updates, from the least (of those
     that are resolved) to the most; gradient_stuck: the same of the gradient's squared length. progress: the part of the
-    loss that the local quadratic loses within the horizon along directions that curve upwards, at least and at most 1
-    (quadrature from the gradient sees the flattest directions last); possible: the same at half the largest stable lr.
-    gradient_norm: the gradient's length, decay included. negative: the share of directions that curve downwards.
+    loss that the local quadratic loses within the horizon, at least and at most 1 (directions that curve downwards
+    counted as flat; quadrature from the gradient sees the flattest directions last); possible: the same at half the
+    largest stable lr. gradient_norm: the gradient's length, decay included. negative: the share of directions that
+    curve downwards.
     """
 
     horizon: int
@@ -170,13 +172,14 @@ def along_gradient(edge: Edge, gradient: Tensor, steps: int, seed: int) -> tuple
 
 
 def _decrease(scale: Scale, times: float, *, values: Tensor, weights: Tensor, length: float, horizon: int) -> float:
-    """What the local quadratic loses within the horizon: 1/2 sum g_j^2 (1 - r_j^(2 horizon)) / e_j over e_j > 0.
+    """What the local quadratic loses within the horizon: 1/2 sum g_j^2 (1 - r_j^(2 horizon)) / e_j.
 
-    Where curvature goes down, or the lr is above the limit, the quadratic has no minimum to lose it to.
+    Directions that do not curve upwards count as flat ones, along which the loss falls steadily; those beyond the lr's
+    limit lose nothing.
     """
+    values = values.clamp(min=_NEARLY_FLAT * float(values.abs().max()) or 1.0)
     r = scale.radii(values, times)
-    counted = (values > _FLAT * values.abs().max()) & (r < 1)
-    per_node = torch.where(counted, (1 - r ** (2 * horizon)) / torch.where(counted, values, 1.0), 0.0)
+    per_node = torch.where(r < 1, (1 - r ** (2 * horizon)) / values, 0.0)
     return 0.5 * length**2 * float((weights * per_node).sum())
 
 

@@ -1,5 +1,6 @@
 """The plain verdict: one code and one sentence from the facts, each threshold with its reason."""
 
+import math
 from dataclasses import dataclass, field
 
 VERDICTS = {
@@ -96,6 +97,8 @@ def code_of(f: Facts) -> str:
         return "done"
     if f.ratio is None:
         return "waiting"
+    if f.high == 0:  # nothing curves upwards
+        return "safe"
     if f.high >= EDGE_FROM:
         return "edge"
     if f.batch_high is not None and f.batch_high > edge_to:
@@ -123,7 +126,7 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
     here = f"lr {lr:.3g} is {r} of the limit {limit:.3g}"
     above = f"lr {lr:.3g} is {r} times the largest stable one, {limit:.3g}"
     words = {
-        "safe": f"Stable: {here}.",
+        "safe": f"Stable: {here}." if f.high else "Stable: no direction curves upwards, so nothing limits the lr here.",
         "edge": f"At the edge of stability: {here}. Late in training this is normal; at its start sharpness usually "
         "rises, and a lower lr is safer.",
         "unstable": f"Unstable: {above}." + _leaves(f),
@@ -131,9 +134,8 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
         "expect oscillation; this is no prediction of divergence." + _tried(f),
         "warm-up": f"Needs a warm-up: with second moments this young, {above}, and some updates tried on copies raise "
         "the loss. Begin at the limit, and raise the lr while sharpness falls.",
-        "crawling": f"Crawling: {here}. It takes fifty times as many updates as half the limit would.".replace(
-            "fifty", f"{0.5 / f.ratio:.0f}" if f.ratio else "many"
-        ),
+        "crawling": f"Crawling: {here}. It takes {0.5 / (f.ratio or math.inf):.0f} times as many updates as half the "
+        "limit would.",
         "saddle": "At a saddle: the gradient has almost nothing to offer while the curvature goes down. No lr mends "
         "that; a perturbation or an unsymmetrical initialisation does.",
         "dead": f"Dead: neither gradient nor curvature reaches {f.silence.share:.0%} of the parameters; the lr is "
@@ -153,7 +155,7 @@ def one_step_sentence(name: str, multiple: float | None, reason: str | None) -> 
     head = f"{name} has no linear limit, so it was judged by one real step: "
     if multiple is None:
         return f"{head}but there is none ({reason})."
-    if multiple == float("inf"):
+    if multiple == math.inf:
         return f"{head}the loss does not rise however long it is made."
     rises = (
         "it raises the loss as it is" if multiple <= 1 else f"it raises the loss once made {multiple:.3g} times as long"

@@ -51,11 +51,12 @@ class Change:
 
 
 def what_if(
-    objective: Objective, limit: Limit, scale: Scale, middle: float | None, top: float, *, seed: int
+    objective: Objective, limit: Limit, scale: Scale, middle: float | None, top: float, *, at_rest: bool, seed: int
 ) -> list[Change]:
     """Return the table of changes for an optimizer of one rule.
 
-    top, middle: the edge's largest eigenvalue and the gradient's median one, in the edge's units.
+    top, middle: the edge's largest eigenvalue and the gradient's median one, in the edge's units. at_rest: the gradient
+    is zero, so that a fresh Adam would have no unit.
     """
     rule = scale.rule
     sharp = float(scale.own(torch.tensor(top, dtype=torch.float64)))
@@ -67,7 +68,7 @@ def what_if(
         name, new = ("momentum off", 0.0) if beta else (f"momentum {_MOMENTUM}", _MOMENTUM)
         rows.append(_row(name, with_momentum(rule, new), sharp, slow))
     rows += _decay_rows(scale, sharp, slow)
-    if isinstance(rule, _SGD) and limit.lr > 0:
+    if isinstance(rule, _SGD) and not at_rest:
         rows.append(_adam(objective, seed))
     elif rule.adaptive and limit.sharpness is not None and limit.sharpness > 0:
         plain = GradientDescent(lr=1.0)
