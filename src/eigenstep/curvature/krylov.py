@@ -8,6 +8,8 @@ from torch import Tensor
 from eigenstep.curvature import vectors as vec
 from eigenstep.curvature.operators import Operator
 
+LOCAL = 4  # terms of a short recurrence, taken off beforehand
+ENOUGH = 0.5  # of a vector left by a pass: then rounding in what was taken off cannot spoil the rest (Parlett)
 NOISE_FLOOR = 8.0  # rounding of one orthogonalised product, in units of the dtype's epsilon times ||A||
 
 
@@ -25,7 +27,8 @@ class Krylov:
 
     With S (p, m) the residual of a Ritz pair (theta, V' y) is Q' (S y), of norm |S y|: no product is spent on it. The
     one chain of Lanczos has a single pending vector; a warm start or a fresh start adds one. Every new vector is
-    orthogonalised twice against all others (Parlett's 'twice is enough'), in the operator's dtype with float64 sums.
+    freed of the terms of its recurrence, then of all others, and once more where little is left (Parlett's 'twice is
+    enough'), in the operator's dtype with float64 sums.
     What the product of a pending vector should give along V is known beforehand (S): the difference is the
     operator's own noise or asymmetry, and is added to every residual.
     """
@@ -72,7 +75,7 @@ class Krylov:
             vector = vec.random_unit(self.operator.size, self.generator, self.like)
         vector = vector.to(self.like).clone()
         length = vec.norm(vector)
-        left = self._orthogonalise(vector)[1]
+        left = self._orthogonalise(vector, self.rows[: self.m], self.pending)[1]
         if not left > (1e-10 if random else 1e-4) * length:
             return False
         self.pending.insert(0, vector / left)
@@ -84,27 +87,37 @@ class Krylov:
         return self.operator.matvec(self.pending[index]).clone()
 
     def expand(self, index: int, w: Tensor) -> None:
-        """Take w = A q in: the pending vector q joins V, what is left of w becomes pending."""
-        q, expected = self.pending[index], self.S[index]
-        self.products += 1
+        """Take w = A q in: the pending vector q joins V, what is left of w becomes pending.
+
+        Everything is worked out before anything is changed: an interrupt leaves the basis as it was.
+        """
+        q, expected, m = self.pending[index], self.S[index], self.m
         length = vec.norm(w)
-        self.scale = max(self.scale, length)
-        del self.pending[index]
-        others = torch.cat([self.S[:index], self.S[index + 1 :]])
-        m = self.m
-        self.rows[m] = q
+        scale = max(self.scale, length)
+        self.rows[m] = q  # beyond what counts as V, until the end
+        others = [p for i, p in enumerate(self.pending) if i != index]
+        known = expected.nonzero()[:, 0]
+        if len(known) <= LOCAL:  # the terms of the recurrence first, then one pass takes all the rest
+            vec.subtract(w, self.rows[known], expected[known])
+            alpha = vec.products(q[None], w)
+            vec.subtract(w, q[None], alpha)
+            first = torch.cat([expected, alpha])
+        else:
+            first = torch.zeros(m + 1, dtype=torch.float64)
+        (along, across), left = self._orthogonalise(w, self.rows[: m + 1], others)
+        along += first
         grown = torch.zeros(m + 1, m + 1, dtype=torch.float64)
-        grown[:m, :m], grown[m, :m], grown[:m, m] = self.T, expected, expected
-        self.T = grown  # q now counts as expanded: the orthogonalisation runs against it too
-        (along, across), left = self._orthogonalise(w)
-        self.T[m, m] = along[m]
-        self.mismatch += float((along[:m] - expected).square().sum())
-        self.S = torch.cat([others, across[:, None]], dim=1)
-        if left > 4 * torch.finfo(self.operator.dtype).eps * max(length, self.scale):
-            self.pending.insert(index, w.div_(left))
+        grown[:m, :m], grown[m, :m], grown[:m, m], grown[m, m] = self.T, expected, expected, along[m]
+        rest = torch.cat([self.S[:index], self.S[index + 1 :]])
+        below = torch.cat([rest, across[:, None]], dim=1)
+        if left > 4 * torch.finfo(self.operator.dtype).eps * max(length, scale):
+            others.insert(index, w.div_(left))
             row = torch.zeros(1, m + 1, dtype=torch.float64)
             row[0, m] = left
-            self.S = torch.cat([self.S[:index], row, self.S[index:]])
+            below = torch.cat([below[:index], row, below[index:]])
+        mismatch = self.mismatch + float((along[:m] - expected).square().sum())
+        self.products, self.scale, self.mismatch = self.products + 1, scale, mismatch
+        self.T, self.S, self.pending = grown, below, others
 
     def ritz(self) -> Ritz:
         """Return the Ritz values of V and their residuals; without a product."""
@@ -129,17 +142,24 @@ class Krylov:
             out[:, a : a + vec.CHUNK] = (mix @ block).to(out.dtype)
         return out
 
-    def _orthogonalise(self, vector: Tensor) -> tuple[tuple[Tensor, Tensor], float]:
-        """Take V and Q off `vector`, in place, twice; return its coefficients along them and the norm left."""
-        along = torch.zeros(self.m, dtype=torch.float64)
-        across = torch.zeros(len(self.pending), dtype=torch.float64)
+    def _orthogonalise(self, vector: Tensor, rows: Tensor, others: list[Tensor]) -> tuple[tuple[Tensor, Tensor], float]:
+        """Take the rows and the others off `vector`, in place; return its coefficients along them and the norm left.
+
+        A pass that leaves less than half of the vector is followed by a second one: twice is enough.
+        """
+        along = torch.zeros(len(rows), dtype=torch.float64)
+        across = torch.zeros(len(others), dtype=torch.float64)
+        before = vec.norm(vector)
         for _ in range(2):
-            if self.m:
-                c = vec.products(self.rows[: self.m], vector)
-                vec.subtract(vector, self.rows[: self.m], c)
+            if len(rows):
+                c = vec.products(rows, vector)
+                vec.subtract(vector, rows, c)
                 along += c
-            for i, q in enumerate(self.pending):
+            for i, q in enumerate(others):
                 d = vec.products(q[None], vector)
                 vector.add_(q, alpha=-float(d))
                 across[i] += float(d)
-        return (along, across), vec.norm(vector)
+            left = vec.norm(vector)
+            if left > ENOUGH * before:
+                break
+        return (along, across), left

@@ -82,7 +82,7 @@ class Search:
     looked_again: bool = False
     first_chain: int = 0  # products of the random start before anything else was mixed in
     history: list[tuple[int, float]] = field(default_factory=list)
-    whole: bool = True  # False only while a product is under way: an interrupt then leaves the basis half updated
+    whole: bool = True  # False only while a restart turns the basis in place: an interrupt then leaves it half turned
 
     def step(self) -> Ritz:
         """Spend one product and judge what it shows."""
@@ -91,7 +91,6 @@ class Search:
             k.add()
         index = 0 if self.phase == "fresh" else self._index()
         w = k.product(index)
-        self.whole = False
         if k.full:
             self._restart()
         k.expand(index, w)
@@ -99,7 +98,6 @@ class Search:
             self.first_chain = k.products
         ritz = k.ritz()
         self._judge(ritz)
-        self.whole = True
         return ritz
 
     def evidence(self, certified: bool) -> str:
@@ -194,7 +192,9 @@ class Search:
         ritz = self.krylov.ritz()
         count = self.aim.count + (self.krylov.capacity - self.aim.count) // 2
         kept = self.aim.order(ritz.values)[: min(count, self.krylov.capacity - 2)]
+        self.whole = False
         self.krylov.restart(ritz.mix[:, kept])
+        self.whole = True
         self.restarts += 1
 
 

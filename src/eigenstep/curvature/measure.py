@@ -177,7 +177,6 @@ def _run(search: Search, watch: Watcher | None, saver: Checkpoint | None) -> tup
         return search.krylov.ritz(), True
     if saver is not None:
         saver.write(search)
-    search.whole = True
     assert ritz is not None
     return ritz, False
 

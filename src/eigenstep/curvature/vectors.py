@@ -20,8 +20,12 @@ def products(rows: Tensor, vector: Tensor) -> Tensor:
 
 
 def norm(vector: Tensor) -> float:
-    """Return the Euclidean norm, accumulated in float64."""
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    """Return the Euclidean norm, accumulated in float64 over stretches of the vector's own dtype."""
+    flat = vector.reshape(-1)
+    whole = flat.numel() // CHUNK * CHUNK
+    parts = torch.linalg.vector_norm(flat[:whole].view(-1, CHUNK), dim=1).to(torch.float64)
+    rest = torch.linalg.vector_norm(flat[whole:], dtype=torch.float64)
+    return float(torch.hypot(torch.linalg.vector_norm(parts), rest))
 
 
 def subtract(vector: Tensor, rows: Tensor, coefficients: Tensor) -> Tensor:
