@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("simulation", "optimizer_step", "rivals_products", "rivals_eigenvalues")
+NAMES = ("simulation", "optimizer_step", "rivals_products", "rivals_eigenvalues", "explorer")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

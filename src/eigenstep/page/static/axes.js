@@ -65,7 +65,13 @@ export function frame(pen, theme, width, height, x, y, { left = 52, right = 14, 
   for (const value of ticks(sx, Math.max(2, Math.floor(box.w / 80)))) {
     const at = sx(value);
     pen.line([at, box.y, at, box.y + box.h], theme.grid, { width: 1 });
-    pen.text(tickText(value, x.log), at, box.y + box.h + 11, theme.muted, { align: "center" });
+    pen.text(
+      tickText(value, x.log),
+      Math.min(at, width - 3 * tickText(value, x.log).length - 3),
+      box.y + box.h + 11,
+      theme.muted,
+      { align: "center" },
+    );
   }
   for (const value of ticks(sy, Math.max(2, Math.floor(box.h / 42)))) {
     const at = sy(value);
