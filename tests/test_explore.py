@@ -270,8 +270,9 @@ REPORTS: dict[str, str] = {
             "lr": 0.1,
             "interval": [0.05, 0.2],
             "reason": HOSTILE,
+            "limit": {"rules": ["momentum"], "max_stable_lr": 3.0 / 9.0, "sharpness": 9.0, "coupled_decay": 0.0},
             "candidates": [
-                {"lr": 0.1, "losses": [2.0, 1.0, 0.5], "diverged": False},
+                {"lr": 0.1, "losses": [2.0, 1.0, 0.5], "points": [0, 10, 40], "diverged": False},
                 {"lr": 1.0, "losses": [2.0, 9.0, "nan"], "diverged": True},
             ],
             "spectrum": es.Spectrum.from_eigenvalues([9.0], covers="top", dimension=50).as_dict,
@@ -336,7 +337,7 @@ def test_reports_are_explored(page: Page, url: str, kind: str) -> None:
     wanted = {
         "spectrum": ("3 eigenvalues of the Hessian of 50 parameters", "not positive", "“ends” of 50"),
         "preconditioned": ("Adam", "0.1267"),  # 38 / 300
-        "recommendation": ("Recommended lr: 0.100", HOSTILE),
+        "recommendation": ("Recommended lr: 0.100", HOSTILE, "momentum (torch)"),
         "monitor": ("8 steps recorded", "stability ratio 0.800 at step 8", "over the edge", "momentum (torch)"),
         "hostile": (HOSTILE, "3 eigenvalues are not finite"),
         "huge": ("Only the first 4000",),
@@ -344,6 +345,9 @@ def test_reports_are_explored(page: Page, url: str, kind: str) -> None:
     }[kind]
     for words in wanted:
         assert words in text, (words, text)
+    if kind == "recommendation":
+        assert page.evaluate("explorer.report.runs[0].steps") == [0, 10, 40]
+        assert page.evaluate("explorer.state.racers[0].p.momentum") == 0.5  # from lr * sharpness = 2 (1 + momentum)
     if kind == "spectrum":
         assert page.inner_text("#yours").count("not measured") == 1
     page.click("#close")

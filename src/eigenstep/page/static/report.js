@@ -128,11 +128,12 @@ function readResult(report, kind, content) {
       if (at !== null || lr !== null) report.limits.push({ label: text(row.name, 60), eigenvalue: at, lr });
     }
     report.lr = finite(content.lr);
-    report.rule = diagnosed(text(list(content.limit?.rules)[0], 40), report);
+    report.rule = limited(content.limit);
   } else if (kind === "recommendation") {
     const lr = finite(content.lr),
       [low, high] = list(content.interval).map(finite);
     report.lr = lr;
+    report.rule = limited(content.limit);
     report.title =
       lr === null
         ? "No lr is recommended."
@@ -143,7 +144,9 @@ function readResult(report, kind, content) {
         at = finite(each?.lr);
       if (values.length) {
         const label = `lr ${at === null ? "?" : at.toPrecision(3)}${each.diverged ? ", diverged" : ""}`;
-        report.runs.push({ label, lr: at, steps: values.map((_, t) => t), values });
+        const points = list(each.points).map(finite),
+          told = points.length === values.length && !points.includes(null);
+        report.runs.push({ label, lr: at, steps: told ? points : values.map((_, t) => t), values });
       }
     }
   } else if (s) {
@@ -157,12 +160,15 @@ function readResult(report, kind, content) {
   for (const note of list(content.notes).slice(0, 6)) if (text(note)) notes.push(text(note, 300));
 }
 
-/** The rule of a diagnosis; momentum, which it does not tell, follows from what the rule bears: lr L = 2 (1 + beta). */
-function diagnosed(name, { lr, limits }) {
-  const bears = limits[0]?.eigenvalue;
-  if (!["momentum", "heavy-ball"].includes(name) || !(bears > 0) || !(lr > 0))
-    return name ? { name, changes: {} } : null;
-  return { name, changes: { momentum: Number(Math.min(Math.max((bears * lr) / 2 - 1, 0), 0.99999).toPrecision(4)) } };
+/** The rule that a limit is of; its momentum, which is not told, follows from lr (lambda + w) = 2 (1 + beta). */
+function limited(limit) {
+  const name = text(list(limit?.rules)[0], 40),
+    lr = finite(limit?.max_stable_lr),
+    sharpness = finite(limit?.sharpness);
+  if (!["momentum", "heavy-ball"].includes(name)) return name ? { name, changes: {} } : null;
+  if (!(lr > 0 && sharpness > 0)) return null;
+  const beta = (lr * (sharpness + (finite(limit.coupled_decay) ?? 0))) / 2 - 1;
+  return { name, changes: { momentum: Number(Math.min(Math.max(beta, 0), 0.99999).toPrecision(4)) } };
 }
 
 /** The rule of a torch optimizer's class name and settings as text. */
