@@ -275,7 +275,10 @@ REPORTS: dict[str, str] = {
                 {"lr": 0.1, "losses": [2.0, 1.0, 0.5], "points": [0, 10, 40], "diverged": False},
                 {"lr": 1.0, "losses": [2.0, 9.0, "nan"], "diverged": True},
             ],
-            "spectrum": es.Spectrum.from_eigenvalues([9.0], covers="top", dimension=50).as_dict,
+            # of the edge operator, as advice holds it: its eigenvalue is a stability ratio, not a sharpness
+            "spectrum": es.Spectrum.from_eigenvalues(
+                [0.3], covers="top", dimension=50, operator="preconditioned", preconditioner={"edge": True}
+            ).as_dict,
         },
     ),
     "monitor": '{"format":"eigenstep","version":1,"kind":"monitor","optimizer":"SGD",'
@@ -347,7 +350,14 @@ def test_reports_are_explored(page: Page, url: str, kind: str) -> None:
         assert words in text, (words, text)
     if kind == "recommendation":
         assert page.evaluate("explorer.report.runs[0].steps") == [0, 10, 40]
+        assert page.evaluate("[...explorer.report.spectrum.values]") == [9.0]
         assert page.evaluate("explorer.state.racers[0].p.momentum") == 0.5  # from lr * sharpness = 2 (1 + momentum)
+    if kind == "preconditioned":  # the filter is linear once its unit is frozen: predicted is simulated
+        off = page.evaluate(
+            """() => { const {run, prediction} = explorer.model.racers[0];
+            return Math.max(...Array.from({length: 200}, (_, k) => Math.abs(run.losses[k] - prediction.losses[k]))) }"""
+        )
+        assert off < 1e-9
     if kind == "spectrum":
         assert page.inner_text("#yours").count("not measured") == 1
     page.click("#close")

@@ -161,9 +161,10 @@ function pulls(problem) {
   return problem.components(new Float64Array(problem.n), new Float64Array(problem.n));
 }
 
-/** An adaptive rule with its unit frozen into the spectrum: the filter alone. */
+/** An adaptive rule with its unit frozen into the spectrum: the filter alone, long after the first update. */
 function frozen(rule) {
-  return { ...rule, accumulate: undefined, adaptive: true, scales: () => 0 };
+  const late = (p) => rule.coefficients(p, Infinity);
+  return { ...rule, accumulate: undefined, adaptive: true, scales: () => 0, coefficients: late };
 }
 
 /** The eigenvalues that a rule's matrix is built from: the Hessian's, or for one that adapts those of P^-1/2 (H + wI)

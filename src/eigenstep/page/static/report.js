@@ -115,9 +115,30 @@ function readSpectrum(content, notes) {
   };
 }
 
+/** The spectrum in the units of its rule. Advice may hold that of its edge operator instead, whose eigenvalues are
+ * stability ratios: then the sharpness of its limit is taken. */
+function ownSpectrum(content, kind, notes) {
+  const held = isObject(content.spectrum) ? content.spectrum : content;
+  if (held.preconditioner?.edge !== true || (kind === "diagnosis" && held.covers === "density")) {
+    return readSpectrum(held, notes);
+  }
+  const limit = isObject(content.limit) ? content.limit : {},
+    adapts = finite(limit.preconditioned_sharpness) !== null;
+  const value = finite(adapts ? limit.preconditioned_sharpness : limit.sharpness);
+  if (value === null) {
+    notes.push("Its spectrum is in units of the stability edge, 1 being the edge: no rule is drawn on it.");
+    return null;
+  }
+  const bounds = [adapts ? limit.preconditioned_bound : limit.sharpness_bound];
+  const provenance = { certified: limit.certified === true };
+  const operator = adapts ? "preconditioned" : "hessian",
+    { dimension } = held;
+  return readSpectrum({ values: [value], bounds, dimension, covers: "top", operator, provenance }, notes);
+}
+
 function readResult(report, kind, content) {
   const { notes } = report;
-  report.spectrum = readSpectrum(isObject(content.spectrum) ? content.spectrum : content, notes);
+  report.spectrum = ownSpectrum(content, kind, notes);
   const s = report.spectrum;
   if (kind === "diagnosis") {
     report.title = text(content.sentence);
