@@ -40,7 +40,11 @@ class Run:
 
 
 def trained(
-    stage: Callable[[int, Run], None], kind: str = "momentum", lr: float = 0.05, updates: int = AT + 40, **options: object
+    stage: Callable[[int, Run], None],
+    kind: str = "momentum",
+    lr: float = 0.05,
+    updates: int = AT + 40,
+    **options: object,
 ) -> Monitor:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
@@ -174,7 +178,14 @@ def test_the_log_alone_gives_the_same_diagnosis(tmp_path: Path) -> None:
 
 def test_each_kind_of_evidence_is_weighed() -> None:
     def verdict(**given: object) -> tuple[str, str | None]:
-        nothing = {"factor": 5.0, "by_gradient": False, "probe_factor": None, "ratio": None, "earlier": None, "moved": None}
+        nothing = {
+            "factor": 5.0,
+            "by_gradient": False,
+            "probe_factor": None,
+            "ratio": None,
+            "earlier": None,
+            "moved": None,
+        }
         return judge(Evidence(**{**nothing, **given}))
 
     assert verdict(probe_factor=1.1) == ("data", "gradient")  # the batch alone jumped

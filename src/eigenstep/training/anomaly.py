@@ -139,7 +139,9 @@ class Anomalies:
         worse = after if ratio is not None and ratio == now else {**(last or {}), "lr": record["lr"]}
         reference = self.below or last
         moved = change(reference, self.above or worse) if reference else None
-        cause, driver = judge(Evidence(factor, by_gradient, probe_factor, ratio, self.verdict if in_episode else None, moved))
+        cause, driver = judge(
+            Evidence(factor, by_gradient, probe_factor, ratio, self.verdict if in_episode else None, moved)
+        )
         name, value = ("gradient's norm", gradient) if by_gradient else ("loss", loss)
         much = f", {factor:.3g} times its usual" if math.isfinite(factor) else ""
         why = _why(cause, ratio, moved, after, probe_factor, in_episode)

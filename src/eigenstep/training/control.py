@@ -10,10 +10,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training.monitor import Monitor
 
-FREE = 20  # updates in which lr follows the limit up as well: sharpness and second moments are not yet settled there
-RISE = 1.1
-START = 1.0
-DECAY = 0.4
+FREE, RISE = 20, 1.1  # updates in which lr may follow the limit up by a tenth each: nothing is settled there
+DECAY = 0.4  # the last part of total_steps, over which lr falls to zero
+# Targets and growths found on the advice benchmark's development tasks: momentum carries a mini-batch's noise on for
+# 1 / (1 - momentum) updates, so that it needs more room below the edge; an adaptive limit rises as moments settle.
+PLAIN, MOMENTUM, ADAPTIVE = (0.8, 1.002), (0.4, 1.001), (0.4, 1.003)
 JUMPS = ("loss-jump", "gradient-jump", "non-finite")
 STEADY, FALLING = 0.1, 0.3  # falls of log limit between measurements that lengthen and shorten their distance
 
@@ -22,20 +23,23 @@ class StabilityLR(LRScheduler):
     """Hold the stability ratio at or below `target`: lr = min(what is asked for, target * the largest stable lr).
 
     Used like any torch scheduler: step() once after each update; state_dict, get_last_lr. It measures at construction,
-    before the first update, then every few updates: the distance doubles, up to `every`, while the limit changes by
-    less than 5%, and halves when it changes by more than 20%. These measurements are the monitor's, on its probe and
-    in its records, but not bound by its budget. lr falls at once and rises by at most `growth` an update. All
-    groups are scaled by one factor, so that their ratios stay.
+    before the first update, then every few updates: the distance doubles, up to `every`, while the limit holds, and
+    halves when it falls. These measurements are the monitor's, on its probe and in its records, but not bound by its
+    budget. The cap falls at once, and halves when the loss jumps otherwise than by its data; it rises by at most
+    `growth` an update, by a tenth in the first twenty. All groups are scaled by one factor, so that their ratios stay.
 
     What is asked for: `schedule`, a torch scheduler on the same optimizer, which this one then steps, so that a user's
     schedule is capped; or max_lr (a number, or one for each group), by default the lr that the optimizer has now.
     max_lr=math.inf lets lr follow the limit. Warm-up falls out of it: where the start is sharp, the lr begins low.
+    total_steps: over the last 40% of them the cap falls to zero, which a run of known length gains by. target, growth:
+    by default .8 and 1.002 for plain gradient descent, .4 and 1.001 with momentum, .4 and 1.003 for adaptive methods.
 
-    Limits of the idea: following the edge greedily keeps the loss sharp and loses in the long run against a well tuned
-    constant or decaying lr (Roulet et al. 2024, CDAT, arXiv 2407.06183), so pair it with a schedule that decays; the
-    probe's limit is that of the full, noiseless loss, and small batches become unstable earlier, which `target` below 1
-    allows for; for an adaptive method it is the limit at its present second moments. That a high lr is safe only once
-    the sharpness has fallen is why warm-up works (Kalra and Barkeshli 2024, arXiv 2406.09405).
+    Limits of the idea: following the edge greedily loses in the long run against a well tuned lr (Roulet et al. 2024,
+    CDAT, arXiv 2407.06183): a high lr finds flat places, there the limit is high again, and the noise of mini-batches
+    keeps the loss up; hence the slow growth and the decay. The probe's limit is that of the full, noiseless loss; small
+    batches become unstable earlier, hence a target below 1. For an adaptive method it is the limit at its present
+    second moments. That a high lr is safe only once the sharpness has fallen is why warm-up works (Kalra and Barkeshli
+    2024, arXiv 2406.09405).
 
     Raises InvalidValue for numbers out of range, Unsupported for an optimizer that has no linear limit.
 
@@ -54,35 +58,41 @@ class StabilityLR(LRScheduler):
         self,
         optimizer: torch.optim.Optimizer,
         monitor: Monitor,
-        target: float = 0.8,
+        target: float | None = None,
         max_lr: float | Sequence[float] | None = None,
         *,
         schedule: LRScheduler | None = None,
         total_steps: int | None = None,
         every: int = 20,
-        growth: float = 1.05,
+        growth: float | None = None,
     ) -> None:
-        if not 0 < target < math.inf:
-            raise InvalidValue(f"StabilityLR: target={target!r} must be positive; 1 is the edge of stability")
-        if every < 1 or not growth > 1:
-            raise InvalidValue(f"StabilityLR: every={every!r} must be at least 1 and growth={growth!r} above 1")
-        if schedule is not None and max_lr is not None:
-            raise InvalidValue("StabilityLR: give schedule or max_lr; a schedule says itself how high lr may go")
         inner = getattr(optimizer, "optimizer", None)
         plain = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
+        usual_target, usual_growth = _usual(plain)
+        target, growth = target or usual_target, growth or usual_growth
+        if not 0 < target < math.inf:
+            raise InvalidValue(f"StabilityLR: target={target!r} must be positive; 1 is the edge of stability")
+        if every < 1 or not growth > 1 or (total_steps is not None and total_steps < 1):
+            raise InvalidValue(
+                f"StabilityLR: every={every!r} and total_steps={total_steps!r} must be at least 1, growth={growth!r} "
+                "above 1"
+            )
+        if schedule is not None and max_lr is not None:
+            raise InvalidValue("StabilityLR: give schedule or max_lr; a schedule says itself how high lr may go")
         if monitor.optimizer is not plain or (schedule is not None and schedule.optimizer is not plain):
             raise InvalidValue("StabilityLR: the monitor and the schedule must be those of this very optimizer")
-        self.monitor, self.schedule = monitor, schedule
-        self.target, self.every, self.growth = float(target), every, float(growth)
         groups = plain.param_groups
         given = [float(g["lr"]) for g in groups] if max_lr is None else _each(max_lr, len(groups))
+        if schedule is None and not any(given):
+            raise InvalidValue("StabilityLR: lr is 0, so that nothing is asked for; give max_lr, or schedule")
+        self.monitor, self.schedule = monitor, schedule
+        self.target, self.every, self.growth, self.total_steps = float(target), every, float(growth), total_steps
         self.max_lrs = given
-        self.total_steps = total_steps
-        self._shape = _shape([float(g["lr"]) for g in groups])
         self._asked = given
+        self._shape = _shape([float(g["lr"]) for g in groups])
         self._limit = math.inf  # the largest stable lr of the first group that moves
         self._seen: object = None  # the measurement that the limit is from
-        self._last: float | None = None  # the lr of that group, as set last
+        self._cap = math.inf
         self._distance, self._left = 1, 0
         self._told = len(monitor.alarms)
         super().__init__(plain)
@@ -91,23 +101,16 @@ class StabilityLR(LRScheduler):
         """Return the lr of each group for the next update, measuring first where that is due."""
         asked = self._next_asked()
         self._look()
+        rise = self.growth if self.last_epoch > FREE else max(self.growth, RISE)
+        cap = min(self.target * self._limit, self._cap * rise)
+        self._cap = cap / 2 if self._alarmed() else cap
+        allowed = self._cap * self._left_over()
         first = next((lr for lr in asked if lr > 0), 0.0)
-        allowed = self._aim() * self._limit
-        if first == 0:
-            return list(asked)
-        lr = min(first, allowed)
-        if math.isinf(lr):
+        if math.isinf(min(first, allowed)):
             raise InvalidValue("StabilityLR: nothing limits the lr here and max_lr is infinite; give a finite max_lr")
-        if self._last:
-            lr = min(lr, self._last * (self.growth if self.last_epoch > FREE else RISE))
-        elif lr == allowed:
-            lr *= START
-        if self._alarmed():
-            lr /= 2
-        self._last = lr
         if math.isinf(first):
-            return [lr * part for part in self._shape]
-        return [value * (lr / first) for value in asked]
+            return [allowed * part for part in self._shape]
+        return [lr * min(1.0, allowed / first) if first else lr for lr in asked]
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, and the schedule's state; the monitor has its own."""
@@ -121,17 +124,17 @@ class StabilityLR(LRScheduler):
         if self.schedule is not None and inner is not None:
             self.schedule.load_state_dict(inner)
         vars(self).update(state)
-        self._left = 0
+        self._left, self._told = 0, len(self.monitor.alarms)
 
     def _next_asked(self) -> list[float]:
-        """What would be set without a cap, stepping the user's schedule with its own lr in the groups."""
-        if self.schedule is None:
-            return self.max_lrs
-        if not self._is_initial:
+        """What would be set without a cap; a schedule is stepped with its own lr in the groups, as it left them."""
+        if not math.isinf(max(self._asked)):
             for group, lr in zip(self.optimizer.param_groups, self._asked, strict=True):
-                group["lr"] = lr
-            self.schedule.step()
-        self._asked = [float(group["lr"]) for group in self.optimizer.param_groups]
+                _set(group, lr)
+        if self.schedule is not None:
+            if not self._is_initial:
+                self.schedule.step()
+            self._asked = [float(group["lr"]) for group in self.optimizer.param_groups]
         return self._asked
 
     def _look(self) -> None:
@@ -156,7 +159,7 @@ class StabilityLR(LRScheduler):
             self._distance = min(2 * self._distance, self.every)
         elif fell > FALLING:
             self._distance = max(self._distance // 2, 1)
-        self._left = self._distance
+        self._left = self._distance - 1
 
     def _alarmed(self) -> bool:
         """Whether the loss has jumped since the last call, other than by its data."""
@@ -164,12 +167,27 @@ class StabilityLR(LRScheduler):
         self._told = len(self.monitor.alarms)
         return any(alarm.code in JUMPS and alarm.cause != "data" for alarm in new)
 
-    def _aim(self) -> float:
-        """The target now: over total_steps it falls to zero along half a cosine."""
+    def _left_over(self) -> float:
+        """What total_steps leaves of the cap: all of it, then in the last part a straight line to zero."""
         if self.total_steps is None:
-            return self.target
-        left = 1 - self.last_epoch / self.total_steps
-        return self.target * min(max(left, 0.0) / DECAY, 1.0)
+            return 1.0
+        return min(max(1 - self.last_epoch / self.total_steps, 0.0) / DECAY, 1.0)
+
+
+def _set(group: dict[str, Any], lr: float) -> None:
+    """Set a group's lr, in place where it is a tensor."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
+
+
+def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    """The default target and growth for a method."""
+    group = optimizer.param_groups[0]
+    if "betas" in group or "alpha" in group or "lr_decay" in group:
+        return ADAPTIVE
+    return MOMENTUM if group.get("momentum") else PLAIN
 
 
 def _each(max_lr: float | Sequence[float], groups: int) -> list[float]:

@@ -1,0 +1,197 @@
+"""StabilityLR: the ratio at its target, a schedule capped and otherwise untouched, resumed, refused; a rescue."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+
+import eigenstep as es
+from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.training import Monitor, StabilityLR
+
+CURVATURES = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
+
+
+class Bowl(nn.Module):
+    """A quadratic whose largest eigenvalue is 4 * scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        self.scale = 1.0
+
+    def forward(self, _: object = None) -> Tensor:
+        return 0.5 * self.scale * (CURVATURES * self.w**2).sum()
+
+
+def loss(model: nn.Module, batch: object) -> Tensor:
+    return model(batch)
+
+
+def made(
+    lr: float = 100.0, momentum: float = 0.0, **options: object
+) -> tuple[Bowl, torch.optim.Optimizer, StabilityLR]:
+    model = Bowl()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    monitor = Monitor(es.Objective(model, loss, torch.zeros(1)), optimizer)
+    return model, optimizer, StabilityLR(optimizer, monitor, **options)
+
+
+def train(model: Bowl, optimizer: torch.optim.Optimizer, scheduler: StabilityLR, updates: int) -> list[float]:
+    lrs = []
+    for _ in range(updates):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.zero_grad()
+        model().backward()
+        optimizer.step()
+        scheduler.step()
+    return lrs
+
+
+@pytest.mark.parametrize(("momentum", "edge"), [(0.0, 2 / 4), (0.9, 3.8 / 4)])
+def test_the_first_update_already_runs_at_the_target(momentum: float, edge: float) -> None:
+    model, optimizer, scheduler = made(momentum=momentum, target=0.6)
+    assert scheduler.get_last_lr() == [pytest.approx(0.6 * edge, rel=1e-6)] == [optimizer.param_groups[0]["lr"]]
+    assert train(model, optimizer, scheduler, 30) == pytest.approx([0.6 * edge] * 30, rel=1e-6)
+    assert [r["stability_ratio"] for r in scheduler.monitor.measured] == pytest.approx(
+        [0.6] * len(scheduler.monitor.measured), rel=1e-6
+    )
+    assert float(model.w.detach().abs().max()) < 1  # at lr = 100 it would be 1e70
+
+
+def test_the_cap_falls_at_once_and_rises_slowly() -> None:
+    model, optimizer, scheduler = made(target=0.5, growth=1.01, every=1)
+    train(model, optimizer, scheduler, 30)
+    model.scale = 10.0
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 2 / 40)
+    model.scale = 1.0
+    lrs = train(model, optimizer, scheduler, 10)
+    assert [b / a for a, b in itertools.pairwise(lrs)] == pytest.approx([1.01] * 9)
+
+
+def test_what_is_asked_for_is_left_alone_below_the_edge() -> None:
+    assert made(lr=0.1)[2].get_last_lr() == [0.1]
+    assert made(lr=0.1, max_lr=0.3, target=0.9)[2].get_last_lr() == [0.3]
+    assert made(lr=0.1, max_lr=math.inf, target=0.9)[2].get_last_lr() == [pytest.approx(0.45)]
+
+
+def test_a_schedule_is_capped_and_stepped_with_its_own_lr() -> None:
+    def schedule(optimizer: torch.optim.Optimizer) -> CosineAnnealingLR:
+        return CosineAnnealingLR(optimizer, 20)  # a recursive one: it would go on from a capped lr
+
+    model, alone = Bowl(), torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference, free = schedule(alone), []
+    for _ in range(20):
+        free.append(alone.param_groups[0]["lr"])
+        alone.step()
+        reference.step()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    monitor = Monitor(es.Objective(model, loss, torch.zeros(1)), optimizer)
+    scheduler = StabilityLR(optimizer, monitor, target=0.8, schedule=schedule(optimizer))
+    lrs = train(model, optimizer, scheduler, 20)
+    assert lrs == pytest.approx([min(lr, 0.4) for lr in free], rel=1e-6)
+    assert lrs[0] == pytest.approx(0.4) and lrs[-1] == free[-1] < 0.01
+
+
+def test_a_warm_up_from_zero_is_a_schedule_too_and_groups_keep_their_ratios() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD([{"params": [model.weight], "lr": 8.0}, {"params": [model.bias], "lr": 2.0}])
+    schedule = LambdaLR(optimizer, lambda k: k / 5)
+    monitor = Monitor(es.Objective(model, lambda m, x: (m(x) ** 2).mean(), torch.eye(3)), optimizer)
+    scheduler = StabilityLR(optimizer, monitor, target=0.7, schedule=schedule)
+    seen = [scheduler.get_last_lr()]
+    for _ in range(6):
+        optimizer.step()
+        scheduler.step()
+        seen.append(scheduler.get_last_lr())
+    assert seen[0] == [0.0, 0.0]
+    assert all(a == pytest.approx(4 * b) for a, b in seen)
+    edge = monitor.measured[-1]["max_stable_lr"]
+    assert seen[-1][0] == pytest.approx(0.7 * edge, rel=1e-4) and seen[-1][0] < 8
+
+
+def test_over_total_steps_it_ends_at_zero() -> None:
+    model, optimizer, scheduler = made(target=0.8, total_steps=50)
+    lrs = [lr / (0.8 * 0.5) for lr in train(model, optimizer, scheduler, 50)]
+    assert lrs == pytest.approx([min(1.0, (1 - k / 50) / 0.4) for k in range(50)], rel=1e-6)
+    assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_it_resumes_where_it_was_saved() -> None:
+    model, optimizer, scheduler = made(target=0.5, total_steps=60)
+    train(model, optimizer, scheduler, 30)
+    saved = [scheduler.state_dict(), optimizer.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}]
+    expected = train(model, optimizer, scheduler, 20)
+    model, optimizer, scheduler = made(target=0.5, total_steps=60)
+    model.load_state_dict(saved[2])
+    optimizer.load_state_dict(saved[1])
+    scheduler.load_state_dict(saved[0])
+    assert train(model, optimizer, scheduler, 20) == pytest.approx(expected, rel=1e-9)
+
+
+def test_each_measurement_is_recorded_once() -> None:
+    model, optimizer, scheduler = made(target=0.5)
+    train(model, optimizer, scheduler, 25)
+    measured = scheduler.monitor.measured
+    assert [r["step"] for r in measured[:20]] == list(range(1, 21))
+    assert scheduler.monitor.probe.count <= len(measured) + 1  # the one for the update to come, not taken yet
+
+
+def test_mistakes_are_refused() -> None:
+    for wrong in ({"target": -1.0}, {"target": math.nan}, {"every": 0}, {"growth": 1.0}, {"max_lr": -1.0}):
+        with pytest.raises(InvalidValue):
+            made(**wrong)
+    for wrong in ({"max_lr": [1.0, 2.0]}, {"total_steps": 0}):
+        with pytest.raises(InvalidValue):
+            made(**wrong)
+    with pytest.raises(InvalidValue, match="lr is 0"):
+        made(lr=0.0)
+    model, optimizer, scheduler = made()
+    other = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(InvalidValue, match="this very optimizer"):
+        StabilityLR(other, scheduler.monitor)
+    with pytest.raises(InvalidValue, match="schedule or max_lr"):
+        StabilityLR(optimizer, scheduler.monitor, max_lr=1.0, schedule=CosineAnnealingLR(optimizer, 5))
+    lion = es.Optimizer(model.parameters(), es.Lion(lr=1e-3))
+    monitor = Monitor(es.Objective(model, loss, torch.zeros(1)), lion)
+    with pytest.raises(Unsupported, match="StabilityLR"):
+        StabilityLR(lion, monitor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "adam"])
+def test_a_network_started_far_above_the_edge_is_rescued(kind: str) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x, y = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
+
+    def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def final(rescue: bool) -> float:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=5.0)
+        if kind != "adam":
+            optimizer = torch.optim.SGD(model.parameters(), lr=20.0, momentum=0.9 if kind == "momentum" else 0.0)
+        scheduler = None
+        if rescue:
+            monitor = Monitor(es.Objective(model, cross_entropy, (x[:256], y[:256])), optimizer)
+            scheduler = StabilityLR(optimizer, monitor, total_steps=300)
+        for _ in range(300):
+            rows = torch.randint(len(x), (64,))
+            optimizer.zero_grad()
+            cross_entropy(model, (x[rows], y[rows])).backward()
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+        with torch.no_grad():
+            return float(cross_entropy(model, (x, y)))
+
+    assert final(rescue=True) < 0.5
+    assert not final(rescue=False) < 2
