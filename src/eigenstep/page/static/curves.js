@@ -87,7 +87,7 @@ export function drawLoss(pen, theme, width, height, model) {
   });
 }
 
-const MOST = 40;
+const MOST = 24;
 
 /** The error along each eigenvector for the selected rule, the predicted pace dashed. */
 export function drawComponents(pen, theme, width, height, model) {
@@ -126,7 +126,7 @@ export function drawComponents(pen, theme, width, height, model) {
   pen.within(box.x, box.y, box.w, box.h, () => {
     for (const [rank, i] of chosen.entries()) {
       const color = theme.ramp(chosen.length < 2 ? 1 : rank / (chosen.length - 1)),
-        wide = chosen.length < 8;
+        wide = n < 8;
       if (prediction && wide) {
         const many = Math.min(prediction.shown, last) + 1;
         const foretold = (k) => (signed ? prediction.errors[k * n + i] : Math.abs(prediction.errors[k * n + i]) || NaN);

@@ -129,7 +129,7 @@ function race(model, name, given, room = afresh) {
       ? predict(rule, p, problem.eigenvalues, model.components, pull, {
           ...options,
           kept: steps,
-          shown: Math.min(steps, 2000),
+          shown: problem.n < 8 ? Math.min(steps, 2000) : 0,
         })
       : null;
   const settled = racer.prediction?.settled;

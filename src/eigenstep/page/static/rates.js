@@ -60,11 +60,10 @@ export function drawRadii(pen, theme, width, height, model) {
       pen.line(curve, color, { width: chosen ? 2.2 : 1.4, alpha: chosen ? 1 : 0.8 });
       for (const value of marks) {
         const r = radius(racer.rule, racer.p, value),
-          off = r >= 1;
-        pen.dot(sx(value), Math.max(sy(Math.min(r, 1.34)), box.y + 4), chosen ? 3.6 : 2.8, off ? theme.bad : color, {
-          stroke: theme.card,
-          width: 1,
-        });
+          fill = r >= 1 ? theme.bad : color;
+        const [u, v] = [sx(value), Math.max(sy(Math.min(r, 1.34)), box.y + 4)];
+        if (marks.length > 40) pen.rect(u - 1.5, v - 1.5, 3, 3, fill);
+        else pen.dot(u, v, chosen ? 3.6 : 2.8, fill, { stroke: theme.card, width: 1 });
       }
     }
   });

@@ -277,17 +277,17 @@ export function update(rule, p, x, grad, state) {
     return;
   }
   const c = rule.coefficients(p, t, state),
-    adaptive = Boolean(rule.accumulate);
+    { accumulate, unit, move } = rule;
   const coupled = p.decoupled ? 0 : p.weight_decay,
     corrected = rule.correction ? rule.correction(p, t) : 1;
   for (let i = 0; i < n; i++) {
     const g = coupled === 0 ? grad[i] : grad[i] + coupled * x[i];
     let u = 1;
-    if (adaptive) {
-      rule.accumulate(p, g, s, i);
-      u = state.unit[i] = rule.unit(p, s, i, corrected);
+    if (accumulate) {
+      accumulate(p, g, s, i);
+      u = state.unit[i] = unit(p, s, i, corrected);
     }
-    rule.move(p, x[i], g, u, b[i], c, OUT);
+    move(p, x[i], g, u, b[i], c, OUT);
     x[i] = OUT[0];
     b[i] = OUT[1];
   }

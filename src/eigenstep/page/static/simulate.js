@@ -33,12 +33,13 @@ export function simulate(
     components: problem.errors ? room("components", n * (steps + 1)) : null,
     units: isAdaptive(rule) ? room("units", n * (steps + 1)) : null,
   };
+  const further = iterateOf(rule, p, 0, 1); // how much of the buffer lies between the stored point and the iterate
   for (let t = 0; t <= steps; t++) {
     if (t > 0) update(rule, p, x, grad, state);
     let loss = problem.lossAndGradient(x, grad),
       size = 0;
     if (ahead) {
-      for (let i = 0; i < n; i++) seen[i] = iterateOf(rule, p, x[i], state.buffer[i]);
+      for (let i = 0; i < n; i++) seen[i] = x[i] + further * state.buffer[i];
       loss = problem.loss(seen);
     }
     for (let i = 0; i < n; i++) size = Math.max(size, Math.abs(seen[i]));
