@@ -68,9 +68,9 @@ TOUR: dict[str, tuple[str, ...]] = {
     "look-ahead": ("0.01357", "0.038"),
     "transient": ("786",),
     "wells": ("0.02",),
-    "orbit": (),
+    "orbit": ("0.1*", "not within 200"),
     "many": ("420",),
-    "valley": (),
+    "valley": ("not within 5,000",),
 }
 
 
@@ -89,6 +89,19 @@ def test_every_stop_of_the_tour_shows_its_numbers(page: Page, url: str) -> None:
     drawn(page)
     svg = page.evaluate(SAVED, "components")
     assert "first grows 36.8 times" in svg
+    page.select_option("#tour", "wells")
+    drawn(page)
+    for lr, well in (("0.03", -1.0), ("0.019", 1.0)):  # the flat one above 2 / 100, the sharp one below
+        page.fill("#box-lr", lr)
+        page.keyboard.press("Enter")
+        drawn(page)
+        end = page.evaluate("(({run}) => run.points[2 * run.last])(explorer.model.racers[0])")
+        assert end == pytest.approx(well, abs=1e-3)
+    page.select_option("#tour", "orbit")
+    drawn(page)
+    half = page.evaluate("[...explorer.model.racers[0].run.points.subarray(400, 402)]")
+    turned = [abs(value - minimum) for value, minimum in zip(half, (0.8, 0.6), strict=True)]
+    assert turned == pytest.approx([0.05, 0.05], rel=1e-2)
     page.select_option("#tour", "rate")
     drawn(page)
     assert "best: lr 0.333, R 0.6667" in page.evaluate(SAVED, "settings")

@@ -103,10 +103,9 @@ export const TOUR = [
   {
     id: "orbit",
     title: "What adapts does not come to rest",
-    says: "At a fixed lr RMSProp ends in a two-step orbit of half-width lr/2: the unit it divides by shrinks with the gradient until the edge is reached.",
-    try: "Give it an eps above lr·λ/2 under “more settings”, and it converges after all.",
-    state: () =>
-      fresh({ racers: [racer("rmsprop", { lr: 0.01 }), adam(0.01)], steps: 1000, scale: "signed", selected: 0 }),
+    says: "At lr 0.1 RMSProp ends jumping lr/2 to either side in each coordinate: the unit that it divides by shrinks with the gradient until its edge has come down to 0.1, the lr itself.",
+    try: "Give it an eps of 6, above lr·λ/2, under “more settings”, and it comes to rest after all.",
+    state: () => fresh({ angle: 20, racers: [racer("rmsprop", { lr: 0.1, alpha: 0.9 })], steps: 200, scale: "signed" }),
   },
   {
     id: "many",
