@@ -20,7 +20,9 @@ from eigenstep.errors import InvalidValue, Unsupported
 
 Watch = Callable[[int, int], None]
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
-NOTHING, LITTLE = 0.01, 0.2  # a loss that falls by less than this share, or by less and has stopped: nothing trains
+# Nothing trains where the loss falls by less than LITTLE of itself in all, and by less than NOTHING in the run's second
+# half; or by less than NOTHING in all, then by less than STALLED.
+LITTLE, NOTHING, STALLED = 0.2, 0.01, 0.001
 _CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
 _STILL = 0.5  # the share of parameters that never moved from which on their standing still is the reason
 
@@ -45,9 +47,10 @@ def recommend(
     Rehearsal: short real training of copies on the mini-batches of `train` (default: the objective's), every lr on the
     same ones. Trials of budget / 50 steps, by factors of 4 and then 2, find the lr at which this model really leaves;
     from there, or 4 times above the best trial, down, 6 candidates a factor 2 apart are compared by successive halving
-    over .03, .08 and .3 of the budget. Losses are those of a fixed probe, the objective's data. A candidate counts by
-    the mean of its log loss and of its worst log loss in the run's second half: the stability margin. Verification: the
-    chosen run, from the start, goes on while steps are left; one that leaves makes way for the next.
+    over .03, .08 and .25 of the budget. Losses are those of a fixed probe, the objective's data. A candidate counts by
+    the mean of its log loss and of its worst log loss in the run's second half, and the answer stays a factor sqrt 2
+    below the winner: sharpness goes on rising. Verification: a run at the answer, from the start, with the steps that
+    are left; if it leaves, the next best makes way.
 
     momentum: values to choose among (momentum, or the first beta). optimizers: others over the same model to compare
     with. The budget is divided among all. clip: the max_norm that your loop clips gradients to. fast: at most 150
@@ -185,17 +188,17 @@ def _answer(
 ) -> Recommendation:
     """Everything that is known, put together."""
     start, budget = rehearsal.start, rehearsal.budget
-    lanes = [] if search is None else [lane for lane in search.lanes.values() if lane.step]
     best = search.order[0] if search is not None and search.order else None
     if best is None and search is not None and search.good():  # interrupted: the best trial
         best = min((search.lanes[k] for k in search.good()), key=lambda lane: lane.loss)
     if best is not None and not best.loss < start:
         best = None
+    chosen = best if search is None or search.chosen is None else search.chosen
     unable = _unable(search, best, start, facts)
-    lr = None if unable is not None or best is None else best.lr
+    lr = None if unable is not None or chosen is None else chosen.lr
     missing = "interrupted before anything was run" if search is None else search.missing
-    assert search is not None or lr is None
-    interval = None if lr is None or search is None or best is None else search.interval(best)
+    found = search if lr is not None else None
+    interval = None if found is None or best is None or chosen is None else found.interval(best, chosen)
     if interval is not None and missing is not None:
         interval = (interval[0] / 2, min(interval[1] * 2, search.edge[1] if search and search.edge else math.inf))
     return Recommendation(
@@ -204,14 +207,15 @@ def _answer(
         reason=unable or _reason(search, best, facts),
         trains=unable is None,
         verified=lr is not None and search is not None and search.verified,
-        verified_steps=best.step if best is not None and lr is not None else 0,
+        verified_steps=chosen.step if chosen is not None and search is not None and search.verified else 0,
         optimizer=type(rehearsal.optimizer).__name__,
         groups=tuple(rates(rehearsal.optimizer)),
         start=start,
-        loss=None if best is None else best.loss,
+        loss=None if chosen is None else chosen.loss,
+        rehearsed=None if best is None else best.lr,
         candidates=tuple(
             Candidate(lane.lr, tuple(lane.points), tuple(lane.losses), lane.diverged, lane.step)
-            for lane in sorted(lanes, key=lambda lane: lane.lr)
+            for lane in ([] if search is None else search.everything)
         ),
         edge=None if search is None else search.edge,
         limit=facts.limit,
@@ -224,7 +228,7 @@ def _answer(
         seconds=seconds,
         complete=missing is None,
         missing=missing,
-        unchecked=tuple(_unchecked(rehearsal, best, horizon, missing)),
+        unchecked=tuple(_unchecked(rehearsal, chosen, horizon, missing)),
         notes=tuple(facts.notes),
         settings=dict(settings),
     )
@@ -247,11 +251,9 @@ def _unable(search: Search | None, best: Lane | None, start: float, facts: Facts
             "it gets, or the mini-batches may pull elsewhere than the objective's data"
         )
     fall = 1 - best.loss / start if start > 0 else math.inf
-    flat = search.missing is None and fall < LITTLE and (max(best.tail()) - best.loss) / start < NOTHING
-    if fall >= NOTHING and not flat:
-        return None
-    if fall < NOTHING and search.missing is not None:
-        return None
+    progress = (max(best.tail()) - best.loss) / start if start > 0 else math.inf
+    if search.missing is not None or fall >= LITTLE or progress >= (NOTHING if fall >= NOTHING else STALLED):
+        return None  # a start on a plateau moves little, but it goes on moving
     why = "the loss may be as low as this model can bring it"
     if facts.still is not None and facts.still >= _STILL:
         why = f"{facts.still:.0%} of the parameters never moved, as under dead units: their gradient is zero"
@@ -268,10 +270,13 @@ def _reason(search: Search | None, best: Lane | None, facts: Facts) -> str:
     edge = search.edge
     assert edge is not None  # the best one lowered the loss
     upper = f"from {edge[1]:.3g} on it left or rose" if math.isfinite(edge[1]) else "no larger lr was tried"
-    how = f"of {len(search.lanes)} learning rates rehearsed it brought the loss lowest and most steadily"
+    how = f"of {len(search.lanes)} learning rates rehearsed {best.lr:.3g} brought the loss lowest and most steadily"
     if search.missing is not None:
-        how = f"it was the best so far ({search.missing})"
-    text = f"{how}: {best.loss:.4g} after {best.step} updates; short runs lowered the loss up to {edge[0]:.3g}, {upper}"
+        how = f"{best.lr:.3g} was the best so far ({search.missing})"
+    text = f"{how}: {best.loss:.4g} after {best.step} updates"
+    if search.chosen is not None and search.chosen is not best:
+        text += f"; the answer stays {best.lr / search.chosen.lr:.2g} times below it, since sharpness goes on rising"
+    text += f"; short runs lowered the loss up to {edge[0]:.3g}, {upper}"
     if facts.limit is not None and math.isfinite(facts.limit.max_stable_lr):
         text += f"; the limit at the start is {facts.limit.max_stable_lr:.3g}"
     return text + "."
@@ -294,11 +299,7 @@ def _unchecked(rehearsal: Rehearsal, best: Lane | None, horizon: int, missing: s
 
 def _best(answers: list[Recommendation], number: int) -> Recommendation:
     """The answer whose run stood lowest after equally many updates, and a sentence on the others."""
-
-    def key(answer: Recommendation) -> float:
-        return math.inf if answer.lr is None or answer.loss is None else answer.loss
-
-    ranked = sorted(answers, key=key)
+    ranked = sorted(answers, key=lambda answer: _standing(answer, answers))
     first, rest = ranked[0], ranked[1:]
     told = "; ".join(_against(first, other) for other in rest)
     if len(answers) < number:
@@ -307,15 +308,29 @@ def _best(answers: list[Recommendation], number: int) -> Recommendation:
     return replace(first.among(tuple(rest)), reason=f"{first.reason} {told}.", **total)  # type: ignore[arg-type]
 
 
+def _run_of(answer: Recommendation) -> Candidate | None:
+    """The rehearsal that an answer rests on."""
+    return next((c for c in answer.candidates if c.lr == answer.rehearsed), None) if answer.lr is not None else None
+
+
+def _standing(answer: Recommendation, among: list[Recommendation]) -> float:
+    """The loss of an answer's rehearsal at the last number of updates that all rehearsals share."""
+    runs = [run for run in map(_run_of, among) if run is not None]
+    mine = _run_of(answer)
+    if mine is None:
+        return math.inf
+    shared = max(set.intersection(*(set(run.points) for run in runs)))
+    return mine.losses[mine.points.index(shared)] if shared else mine.losses[-1]
+
+
 def _against(first: Recommendation, other: Recommendation) -> str:
-    """How another answer compares: the updates that each needed for the worse one's final loss."""
-    if other.lr is None or other.loss is None or first.loss is None:
-        return f"{other.headline} ({other.reason})"
-    runs = [next(c for c in a.candidates if c.lr == a.lr) for a in (first, other)]
-    counts = [next(p for p, v in zip(c.points, c.losses, strict=True) if v <= other.loss) for c in runs]
-    return (
-        f"beside it {other.headline}, which reached {other.loss:.3g} in {counts[1]} updates, the first in {counts[0]}"
-    )
+    """How another answer compares: the updates after which each rehearsal had reached the other's last loss."""
+    mine, its = _run_of(first), _run_of(other)
+    if mine is None or its is None:
+        return f"beside it {other.headline} ({other.reason})"
+    goal = max(min(mine.losses), min(its.losses))
+    counts = [next(p for p, v in zip(c.points, c.losses, strict=True) if v <= goal) for c in (its, mine)]
+    return f"beside it {other.headline}, which reached {goal:.3g} within {counts[0]} updates, the first in {counts[1]}"
 
 
 def _refuse(

@@ -42,12 +42,14 @@ class Recommendation:
     lr, interval: of the first param group that moves; the others keep their ratios to it. Within the interval no other
     lr was told apart from the chosen one; it ends below the smallest lr that left. trains: False if no lr brings the
     loss down. verified: the chosen lr was run from the start for `verified_steps` updates and did not diverge.
-    edge: the largest lr that still lowered the loss within a short run, and the smallest that did not (inf if none was
-    met). limit: the certified limit at the start, None with the reason in notes where the optimizer has none; critical:
-    the critical sharpness at the start. later: the limit where a rehearsal stood. warmup: updates of a linear warm-up,
-    where the start cannot take the lr; None if none is needed. steps, seconds: the cost. complete, missing: whether the
-    search was finished, and what was left out. unchecked: what the answer does not cover. settings: momentum, where it
-    was searched. alternatives: the answers for the other settings or optimizers, best first.
+    rehearsed: the winner's lr, of which the answer stays a margin below. edge: the largest lr that still lowered the
+    loss within a short run, and the smallest that did not (inf if none was met). limit: the certified limit at the
+    start, None with the reason in notes where the optimizer has none; critical: the critical sharpness at the start.
+    later: (updates, lr, limit) where a rehearsal stood. warmup: updates of a linear warm-up, where the start cannot
+    take the lr; None if none is needed. start, loss: the probe's, before and at the end of the chosen run. steps,
+    seconds: the cost. complete, missing: whether the search was finished, and what was left out. unchecked: what the
+    answer does not cover. settings: momentum, where it was searched. groups: each param group's lr as rehearsed from.
+    alternatives: the answers for the other settings or optimizers, best first.
     """
 
     lr: float | None
@@ -60,6 +62,7 @@ class Recommendation:
     groups: tuple[float, ...]
     start: float
     loss: float | None
+    rehearsed: float | None
     candidates: tuple[Candidate, ...] = field(repr=False)
     edge: tuple[float, float] | None
     limit: Limit | None = field(repr=False)
