@@ -59,3 +59,12 @@ def page(chromium: "Browser") -> "Iterator[Page]":
     yield page
     context.close()
     assert not wrong, wrong
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Where the explorer is served."""
+    from eigenstep.page import Server
+
+    with Server() as server:
+        yield server.url
