@@ -172,6 +172,18 @@ def test_adagrads_unit_only_grows_and_what_is_left_then() -> None:
         assert (float(run.final.norm()) < 1e-3) is stable
 
 
+@pytest.mark.parametrize("lr", [0.1, 10.0, 1e3, 1e6])
+def test_torchs_adagrad_converges_at_any_lr(lr: float) -> None:
+    p = torch.tensor([1.0, -0.5], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adagrad([p], lr=lr)
+    reached = []
+    for _ in range(4000):
+        p.grad = torch.tensor([1.0, 4.0], dtype=torch.float64) * p.detach()
+        optimizer.step()
+        reached.append(float(p.detach().norm()))
+    assert reached[-1] < 1e-6 * max(reached)
+
+
 def test_coupled_decay_of_an_adaptive_rule_counts_once() -> None:
     """It is inside the preconditioned sharpness: at 0 nothing moves, whatever the decay."""
     for rule in (es.Adam(weight_decay=0.3), es.RMSProp(weight_decay=0.3)):

@@ -203,6 +203,15 @@ def test_rmsprops_orbit(momentum: float, width: float) -> None:
     assert orbit.converging_eps == pytest.approx(4.0 * 0.01 * width)
 
 
+def test_adams_orbit() -> None:
+    """Theory: a tail rms of about 1.08 lr / 38, and bursts to .16 to .26 lr."""
+    orbit = measured_orbit(es.Adam(lr=0.01), es.Quadratic([1.0, 4.0]), 10_000)
+    assert orbit.predicted == pytest.approx(0.01 / 38)
+    assert 1.0 < orbit.median / orbit.predicted < 1.2
+    assert orbit.halves[1] > 0.9 * orbit.halves[0]
+    assert orbit.largest < 0.3 * 0.01
+
+
 def test_a_rule_that_converges_has_no_orbit_left() -> None:
     """With eps above the converging one, the bursts have died away."""
     problem = es.Quadratic([1.0, 4.0])
