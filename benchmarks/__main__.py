@@ -7,7 +7,15 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("simulation", "optimizer_step", "rivals_products", "rivals_eigenvalues", "explorer")
+NAMES = (
+    "simulation",
+    "optimizer_step",
+    "rivals_products",
+    "rivals_eigenvalues",
+    "rivals_density",
+    "rivals_growth",
+    "explorer",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

@@ -78,7 +78,7 @@ def worst(values: Any, truth: np.ndarray) -> float:
 
 
 def compare(task: Task, k: int, truth: np.ndarray) -> list[list[str]]:
-    """Interleaved by seed: each contestant's row of medians and worst error; the fastest right rival is the yardstick."""
+    """Interleaved by seed: medians and worst errors; the fastest right rival is the yardstick."""
     seconds: dict[str, list[float]] = {}
     errors: dict[str, list[float]] = {}
     failed: dict[str, str] = {}

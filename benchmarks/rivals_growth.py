@@ -126,7 +126,7 @@ def refreshed() -> list[list[str]]:
             for name in names:
                 options: dict[str, Any] = {"quick": "quick" in name, "seed": turn, "vectors": True}
                 options |= {"start": last} if "refresh" in name else {}
-                took, result = timed(lambda options=options: es.measure(objective, **options))
+                took, result = timed(lambda options=options, objective=objective: es.measure(objective, **options))
                 products[name].append(result.provenance["products"])
                 times[name].append(took)
                 if name == "refresh, certified":
