@@ -13,7 +13,7 @@ from eigenstep.training.probe import Probe
 
 TITLE = "What the monitor costs (processor time, one thread)"
 HEADER = ["model", "what", "milliseconds", "range", "ratio"]
-SECONDS = {"MLP": 3.0, "CNN": 6.0, "GPT": 9.0}  # of training each way: long enough for refreshes within the budget
+SECONDS = {"MLP": 30.0, "CNN": 60.0, "GPT": 90.0}  # of training each way: long enough for refreshes within the budget
 BLOCK, DENSE, BETWEEN, ROUNDS = 1.0, 20, 10, 7
 
 
@@ -49,7 +49,7 @@ def overhead(task: Task) -> list[list[str]]:
     plain, _ = timed(lambda: runs[0].steps(DENSE))
     block = max(int(BLOCK / (plain / DENSE)), 1)
     spent: list[list[float]] = [[], []]
-    while sum(spent[0]) < SECONDS[task.name]:
+    while block * sum(spent[0]) < SECONDS[task.name]:
         for way in (0, 1) if len(spent[0]) % 2 else (1, 0):
             spent[way].append(timed(lambda way=way: runs[way].steps(block))[0] / block)
     monitor = runs[1].monitor

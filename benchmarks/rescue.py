@@ -17,6 +17,7 @@ from benchmarks.advice.tasks import optimizer_of
 TITLE = "Rescue: 1,000 updates from ten times the lr that diverges; score as for advice, 1 = the best constant lr"
 HEADER = ["optimizer", "policy", "cases", "mean score", "worst", "diverged", "seconds (median)"]
 PROBE, SEED, FACTOR = 256, 0, 10.0
+BEST = 1.5  # scores are cut off here, lest a loss that reaches 0 stand for all others
 Make = Callable[[torch.optim.Optimizer, es.Objective], tuple[LRScheduler | None, es.Monitor | None]]
 
 
@@ -105,7 +106,7 @@ def run() -> tuple[list[str], list[list[str]]]:
             continue
         for name, (make, factor) in POLICIES.items():
             end = ended(case, factor * diverging(case), make)
-            result = case.score(end.final), case.diverged(end.final), end.seconds
+            result = min(case.score(end.final), BEST), case.diverged(end.final), end.seconds
             for group in (case.optimizer, "all"):
                 found.setdefault((group, name), []).append(result)
     rows = []

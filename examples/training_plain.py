@@ -26,7 +26,7 @@ def main(folder: Path, epochs: int = 30) -> es.Monitor:
         SummaryWriter(folder) as writer,
         es.Monitor(probe, optimizer, log=folder / "run.jsonl", writer=writer) as monitor,
     ):
-        scheduler = es.StabilityLR(optimizer, monitor)
+        scheduler = es.StabilityLR(optimizer, monitor, total_steps=epochs * len(data))
         for _ in range(epochs):
             for k in torch.randperm(len(data)).tolist():
                 optimizer.zero_grad()

@@ -10,11 +10,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training.monitor import Monitor
 
-FREE, RISE = 20, 1.1  # updates in which lr may follow the limit up by a tenth each: nothing is settled there
+RISE = 1.1  # how fast the cap may rise in the first, free updates, where nothing is settled
 DECAY = 0.4  # the last part of total_steps, over which lr falls to zero
-# Targets and growths found on the advice benchmark's development tasks: momentum carries a mini-batch's noise on for
-# 1 / (1 - momentum) updates, so that it needs more room below the edge; an adaptive limit rises as moments settle.
-PLAIN, MOMENTUM, ADAPTIVE = (0.8, 1.002), (0.4, 1.001), (0.4, 1.003)
+# Target, growth and free updates, found on the advice benchmark's development tasks: momentum carries a mini-batch's
+# noise on for 1 / (1 - momentum) updates, and needs more room below the edge; adaptive limits rise as moments settle.
+PLAIN, MOMENTUM, ADAPTIVE = (0.8, 1.002, 20), (0.4, 1.001, 20), (0.4, 1.005, 100)
 JUMPS = ("loss-jump", "gradient-jump", "non-finite")
 STEADY, FALLING = 0.1, 0.3  # falls of log limit between measurements that lengthen and shorten their distance
 
@@ -26,13 +26,14 @@ class StabilityLR(LRScheduler):
     before the first update, then every few updates: the distance doubles, up to `every`, while the limit holds, and
     halves when it falls. These measurements are the monitor's, on its probe and in its records, but not bound by its
     budget. The cap falls at once, and halves when the loss jumps otherwise than by its data; it rises by at most
-    `growth` an update, by a tenth in the first twenty. All groups are scaled by one factor, so that their ratios stay.
+    `growth` an update, by a tenth in the first twenty (adaptive methods: hundred). All groups are scaled by one factor,
+    so that their ratios stay.
 
     What is asked for: `schedule`, a torch scheduler on the same optimizer, which this one then steps, so that a user's
     schedule is capped; or max_lr (a number, or one for each group), by default the lr that the optimizer has now.
     max_lr=math.inf lets lr follow the limit. Warm-up falls out of it: where the start is sharp, the lr begins low.
     total_steps: over the last 40% of them the cap falls to zero, which a run of known length gains by. target, growth:
-    by default .8 and 1.002 for plain gradient descent, .4 and 1.001 with momentum, .4 and 1.003 for adaptive methods.
+    by default .8 and 1.002 for plain gradient descent, .4 and 1.001 with momentum, .4 and 1.005 for adaptive methods.
 
     Limits of the idea: following the edge greedily loses in the long run against a well tuned lr (Roulet et al. 2024,
     CDAT, arXiv 2407.06183): a high lr finds flat places, there the limit is high again, and the noise of mini-batches
@@ -68,7 +69,7 @@ class StabilityLR(LRScheduler):
     ) -> None:
         inner = getattr(optimizer, "optimizer", None)
         plain = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
-        usual_target, usual_growth = _usual(plain)
+        usual_target, usual_growth, self._free = _usual(plain)
         target, growth = target or usual_target, growth or usual_growth
         if not 0 < target < math.inf:
             raise InvalidValue(f"StabilityLR: target={target!r} must be positive; 1 is the edge of stability")
@@ -101,7 +102,7 @@ class StabilityLR(LRScheduler):
         """Return the lr of each group for the next update, measuring first where that is due."""
         asked = self._next_asked()
         self._look()
-        rise = self.growth if self.last_epoch > FREE else max(self.growth, RISE)
+        rise = self.growth if self.last_epoch > self._free else max(self.growth, RISE)
         cap = min(self.target * self._limit, self._cap * rise)
         self._cap = cap / 2 if self._alarmed() else cap
         allowed = self._cap * self._left_over()
@@ -182,8 +183,8 @@ def _set(group: dict[str, Any], lr: float) -> None:
         group["lr"] = lr
 
 
-def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
-    """The default target and growth for a method."""
+def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float, int]:
+    """The default target, growth and free updates for a method."""
     group = optimizer.param_groups[0]
     if "betas" in group or "alpha" in group or "lr_decay" in group:
         return ADAPTIVE

@@ -35,8 +35,11 @@ def draw_run(records: Sequence[Record], alarms: Sequence[Alarm] = (), ax: "Axes 
         panel.set_xlim(0, max((r["step"] for r in records), default=1))
         for alarm in alarms:
             draw.line_at(alarm.step, panel, color=draw.VERMILION)
+    for panel in axes:
+        panel.yaxis.set_tick_params(which="minor", labelleft=False)
     for panel in axes[:-1]:
         panel.tick_params(labelbottom=False)
+        panel.set_xlabel("")
     return axes
 
 
