@@ -20,9 +20,7 @@ from eigenstep.errors import InvalidValue, Unsupported
 
 Watch = Callable[[int, int], None]
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
-# Nothing trains where the loss falls by less than LITTLE of itself in all, and by less than NOTHING in the run's second
-# half; or by less than NOTHING in all, then by less than STALLED.
-LITTLE, NOTHING, STALLED = 0.2, 0.01, 0.001
+LITTLE, NOTHING = 0.2, 0.01  # nothing trains where the loss falls by less than LITTLE in all, then by less than NOTHING
 _CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
 _STILL = 0.5  # the share of parameters that never moved from which on their standing still is the reason
 
@@ -251,11 +249,17 @@ def _unable(search: Search | None, best: Lane | None, start: float, facts: Facts
             "it gets, or the mini-batches may pull elsewhere than the objective's data"
         )
     fall = 1 - best.loss / start if start > 0 else math.inf
-    progress = (max(best.tail()) - best.loss) / start if start > 0 else math.inf
-    if search.missing is not None or fall >= LITTLE or progress >= (NOTHING if fall >= NOTHING else STALLED):
-        return None  # a start on a plateau moves little, but it goes on moving
+    dead = facts.still is not None and facts.still >= _STILL
+    slow = start > 0 and (max(best.tail()) - best.loss) / start < NOTHING
+    if search.missing is not None or fall >= LITTLE or not slow:
+        return None
+    if fall < NOTHING and not dead:  # a plateau, as deep networks begin on, cannot be told from a floor so early
+        facts.notes.append(
+            f"the loss fell by {fall:.2%} only in {best.step} updates: a plateau, or as low as it gets; the lr is a guess"
+        )
+        return None
     why = "the loss may be as low as this model can bring it"
-    if facts.still is not None and facts.still >= _STILL:
+    if dead:
         why = f"{facts.still:.0%} of the parameters never moved, as under dead units: their gradient is zero"
     return (
         f"nothing trains here, whatever the lr: over {best.step} updates the loss went from {start:.4g} to "

@@ -14,6 +14,7 @@ COMMANDS = {
     "tune": "The settings of a rule that are best on given eigenvalues.",
     "measure": "The top eigenvalues of your own model, certified, from FILE.py:FUNCTION.",
     "diagnose": "What your own optimizer will do on your own model, from FILE.py:FUNCTION.",
+    "recommend": "The learning rate for your own optimizer on your own model, from FILE.py:FUNCTION.",
     "race": "Several rules on one problem: figure and table.",
     "article": "The article's experiments: printed, measured and predicted counts; figures.",
     "claims": "The article's claims, each judged by a number computed live.",

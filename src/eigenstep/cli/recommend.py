@@ -1,0 +1,101 @@
+"""`eigenstep recommend`: the learning rate for your own model and optimizer, with the check that was run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eigenstep.cli import common
+
+if TYPE_CHECKING:
+    from eigenstep.advice.recommend import Watch
+    from eigenstep.advice.recommendation import Recommendation
+
+NOTHING = 3  # the exit code on which a script can gate: there is no lr to recommend
+
+
+@click.command()
+@click.argument("target", metavar="FILE.py:FUNCTION")
+@click.option("--horizon", type=int, default=1000, show_default=True, help="Updates of the run that it is chosen for.")
+@click.option("--budget", type=int, default=500, show_default=True, help="Training steps that the search may take.")
+@click.option("--momentum", type=common.numbers, help="Choose among these as well, as in 0,0.9.")
+@click.option("--clip", type=common.number, help="The max_norm that you clip gradients to, if you do.")
+@click.option("--fast", is_flag=True, help="An answer in 20 s, with a wider interval.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of dropout and of the order of what is read.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write one self-contained page.")
+@common.json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    target: str,
+    horizon: int,
+    budget: int,
+    momentum: float | list[float] | None,
+    clip: float | None,
+    fast: bool,
+    seed: int,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    r"""The lr for your optimizer on your model, found by short real training of copies; from FUNCTION of FILE.py.
+
+    FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there is one, a train loader. The
+    exit code is 0; 2 for bad input; 3 if there is no lr to recommend, since nothing trains.
+
+    \b
+    eigenstep recommend examples/digits_cnn.py:objective
+    eigenstep recommend train.py:objective --horizon 5000 --report report.html
+    """
+    from eigenstep.advice import recommend
+    from eigenstep.advice.recommendation import recommendation_page
+    from eigenstep.cli import target as user
+
+    objective, optimizer, train = user.load_with_optimizer(target)
+    among = [momentum] if isinstance(momentum, float) else momentum
+    with _steps() as watch:
+        search: dict[str, Any] = {"train": train, "horizon": horizon, "budget": budget, "momentum": among, "clip": clip}
+        found = recommend(objective, optimizer, **search, fast=fast, seed=seed, progress=watch)
+    if report is not None:
+        recommendation_page(found, target).write(report)
+    if as_json:
+        click.echo(found.to_json())
+    else:
+        _show(found)
+        if report is not None:
+            common.say(f"in {report}")
+    if found.lr is None:
+        ctx.exit(NOTHING)
+
+
+def _show(found: "Recommendation") -> None:
+    """Print the answer, the reason, the evidence, the candidates, and what was not checked."""
+    common.say(found.headline)
+    common.say(found.reason)
+    common.say()
+    common.table("", ("", ""), found.evidence())
+    common.say()
+    rows = [(c.lr, c.steps, c.losses[-1], c.diverged) for c in found.candidates]
+    common.table("What was run", ("lr", "updates", "loss", "diverged"), rows)
+    common.say()
+    for text in found.unchecked:
+        common.say(f"not checked: {text}")
+    for text in found.notes:
+        common.say(f"note: {text}")
+
+
+@contextmanager
+def _steps() -> "Iterator[Watch]":
+    """Show the training steps taken: a bar on a terminal, a line every hundred elsewhere, on stderr."""
+    out = common.console(stderr=True)
+    if out.is_terminal:
+        with common.progress("recommending") as advance:
+            yield advance
+        return
+
+    def say(done: int, total: int) -> None:
+        if done % 100 == 0:
+            out.print(f"{done}/{total} training steps")
+
+    yield say
