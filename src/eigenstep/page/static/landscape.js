@@ -2,7 +2,7 @@
 
 import { CanvasPen } from "./pen.js";
 import { levelLine, scale } from "./axes.js";
-import { fate, remember } from "./model.js";
+import { fate } from "./model.js";
 
 const CELLS = 120;
 
@@ -24,28 +24,43 @@ export function plane(model, width, height) {
   };
 }
 
-/** Heights on a grid of the view, their levels, and the picture of them. */
-function relief(model, theme, width, height) {
-  const { problem } = model,
-    values = problem.eigenvalues;
-  const shape = `${problem.name}|${values[0]}|${values[values.length - 1]}|${problem.cos}|${problem.minimum?.[0]}|${model.reach}`;
-  return remember(`relief|${shape}|${width}|${height}|${theme.name}`, () => {
-    const { sx, sy } = plane(model, width, height),
-      columns = CELLS,
-      rows = Math.round((CELLS * height) / width);
-    const heights = new Float64Array(columns * rows);
-    let top = 0;
-    for (let j = 0; j < rows; j++) {
-      const v = sy.invert((j * height) / (rows - 1));
-      for (let i = 0; i < columns; i++) {
-        const at = Math.max(problem.height(sx.invert((i * width) / (columns - 1)), v), 0);
-        heights[j * columns + i] = at;
-        top = Math.max(top, at);
-      }
+let ground = { key: null };
+
+/** The shading and the contours of the view, and a picture of both; the last one is kept, so that only what moves is
+ * drawn anew. */
+function relief(model, theme, width, height, ratio) {
+  const { problem, reach } = model,
+    { eigenvalues, cos, minimum } = problem,
+    most = eigenvalues[eigenvalues.length - 1];
+  const key = [problem.name, eigenvalues[0], most, cos, minimum?.[0], reach, width, height, ratio, theme.name].join();
+  if (ground.key === key) return ground;
+  const { sx, sy } = plane(model, width, height),
+    columns = CELLS,
+    rows = Math.round((CELLS * height) / width);
+  const heights = new Float64Array(columns * rows);
+  let top = 0;
+  for (let j = 0; j < rows; j++) {
+    const v = sy.invert((j * height) / (rows - 1));
+    for (let i = 0; i < columns; i++) {
+      const at = Math.max(problem.height(sx.invert((i * width) / (columns - 1)), v), 0);
+      heights[j * columns + i] = at;
+      top = Math.max(top, at);
     }
-    const levels = Array.from({ length: 13 }, (_, k) => top * 0.62 * 10 ** (-k * 0.36));
-    return { columns, rows, heights, levels, top, picture: shade(heights, columns, rows, top, theme) };
+  }
+  const contours = Array.from({ length: 13 }, (_, k) => {
+    const lines = levelLine(heights, columns, rows, top * 0.62 * 10 ** (-k * 0.36));
+    return lines.map((at, i) => (i % 2 ? (at * height) / (rows - 1) : (at * width) / (columns - 1)));
   });
+  const shading = shade(heights, columns, rows, top, theme),
+    picture = document.createElement("canvas");
+  ground = { key, shading, contours, picture };
+  paint(new CanvasPen(picture, width, height, ratio), theme, width, height);
+  return ground;
+}
+
+function paint(pen, theme, width, height) {
+  pen.image(ground.shading, 0, 0, width, height);
+  for (const lines of ground.contours) pen.line(lines, theme.contour, { width: 0.8 });
 }
 
 function shade(heights, columns, rows, top, theme) {
@@ -67,16 +82,9 @@ function shade(heights, columns, rows, top, theme) {
 export function drawLandscape(pen, theme, width, height, model) {
   const { sx, sy } = plane(model, width, height),
     { problem, t } = model;
-  const ground = relief(model, theme, width, height);
-  pen.image(ground.picture, 0, 0, width, height);
-  for (const level of ground.levels) {
-    const lines = levelLine(ground.heights, ground.columns, ground.rows, level);
-    for (let i = 0; i < lines.length; i += 2) {
-      lines[i] *= width / (ground.columns - 1);
-      lines[i + 1] *= height / (ground.rows - 1);
-    }
-    pen.line(lines, theme.contour, { width: 0.8 });
-  }
+  const { picture } = relief(model, theme, width, height, pen.ratio ?? 1);
+  if (pen.ratio) pen.image(picture, 0, 0, width, height);
+  else paint(pen, theme, width, height);
   axes(pen, theme, width, height, sx, sy, model);
   for (const [x, y] of problem.minima) {
     const [u, v] = [sx(x), sy(y)];

@@ -8,6 +8,7 @@ export class CanvasPen {
     const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
     if (canvas.width !== w) canvas.width = w;
     if (canvas.height !== h) canvas.height = h;
+    this.ratio = ratio;
     this.c = canvas.getContext("2d");
     this.c.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.c.clearRect(0, 0, width, height);
