@@ -169,7 +169,7 @@ def test_a_measurement_is_a_spectrum_in_a_file(tmp_path: Path) -> None:
     assert torch.equal(loaded.values, result.values) and loaded.covers == "top" and loaded.smallest is None
     assert loaded.provenance["certified"] and Measurement.load(tmp_path / "s.json").certified
     assert "<table>" in result._repr_html_()
-    assert result.plot().get_title() == "certified"
+    assert result.plot().get_title(loc="left") == "certified"
 
 
 def test_random_start_bound_is_the_papers() -> None:

@@ -10,8 +10,18 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from eigenstep.curvature import GGNOperator, HessianOperator, Objective, finite_step, layers, measure, shares
-from eigenstep.errors import Unsupported
+from eigenstep.curvature import (
+    GGNOperator,
+    HessianOperator,
+    Objective,
+    density,
+    finite_step,
+    layers,
+    measure,
+    shares,
+    trace,
+)
+from eigenstep.errors import UnknownName, Unsupported
 
 Case = tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Tensor]
 
@@ -279,3 +289,27 @@ def test_checkpoints_of_activations_work_or_are_refused() -> None:
     assert abs(measure(Objective(model, lambda m, x: saving(m, x, False), batch)).largest - plain) < 1e-5
     with pytest.raises(Unsupported, match="use_reentrant=False"):
         measure(Objective(model, lambda m, x: saving(m, x, True), batch))
+
+
+def test_blocks_by_globs_are_measured_in_one_call_and_shown_side_by_side() -> None:
+    model, loss, batch = cases()["linear"]
+    whole = dense(model, loss, batch, ("0.weight", "0.bias", "2.weight", "2.bias"))
+    found = layers(Objective(model, loss, batch), 2, ["*.weight", "2.*"], tol=1e-6)
+    weights = torch.cat([torch.arange(20), torch.arange(25, 40)])
+    for result, block in zip(found.values(), (whole[weights][:, weights], whole[25:, 25:]), strict=True):
+        assert bool(((result.values - torch.linalg.eigvalsh(block).flip(0)[:2]).abs() <= result.bounds).all())
+    ax = found.plot()
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["*.weight", "2.*"]
+    assert found._repr_html_().count("<table>") == 2
+    with pytest.raises(UnknownName):
+        layers(Objective(model, loss, batch), blocks=["3.*"])
+
+
+def test_densities_traces_and_steps_show_themselves() -> None:
+    objective, _ = truth("linear")
+    top, spread = measure(objective, 2, vectors=True), density(objective, probes=2, steps=5)
+    ax = spread.plot(top=top, width=0.1)
+    assert ax.get_yscale() == "log" and ax.lines[-1].get_xdata().tolist() == top.values.tolist()
+    assert "share below zero" in spread._repr_html_() and "interval" in trace(objective, 8)._repr_html_()
+    assert "<table>" in finite_step(objective, top.directions[0], [0.1])._repr_html_()
+    assert top.provenance["basis_vectors"] * objective.size * 8 == pytest.approx(top.provenance["basis_MB"] * 1e6, 0.1)

@@ -1,6 +1,6 @@
 """`eigenstep measure`: the top eigenvalues of your own model's curvature, with bounds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ import click
 from eigenstep.cli import common
 
 if TYPE_CHECKING:
-    from eigenstep.curvature import Density, Measurement, Progress
+    from eigenstep.curvature import Density, Layers, Measurement, Progress
     from eigenstep.curvature.report import Watcher
 
 
@@ -68,7 +68,7 @@ def command(
     certainty: dict[str, Any] = {"which": which, "tol": tol, "quick": quick, **settings}
     with _watched() as watcher:
         measured = curvature.measure(objective, top, vectors=True, checkpoint=checkpoint, progress=watcher, **certainty)
-        blocks = curvature.layers(objective, 1, **certainty) if layers else {}
+        blocks = curvature.layers(objective, 1, **certainty) if layers else curvature.Layers()
         spread = curvature.density(objective, **settings) if density else None
         total = curvature.trace(objective, **settings) if density else None
     assert measured.directions is not None  # vectors=True
@@ -101,9 +101,7 @@ def _row(name: str, block: "Measurement") -> tuple[common.Cell, ...]:
     return name or "(model)", float(block.values[0]), float(block.bounds[0])
 
 
-def _save(
-    folder: Path, measured: "Measurement", blocks: "Mapping[str, Measurement]", spread: "Density | None"
-) -> list[str]:
+def _save(folder: Path, measured: "Measurement", blocks: "Layers", spread: "Density | None") -> list[str]:
     """Write the spectrum, the density and the figures; return the files' names."""
     from eigenstep import draw
 
@@ -117,17 +115,9 @@ def _save(
     axes = iter(panels)
     measured.plot(next(axes))
     if spread is not None:
-        ax = spread.plot(next(axes))
-        for value in measured.values.tolist():
-            ax.axvline(value, color=draw.VERMILION, linewidth=0.8, linestyle=":")
-        ax.set_title("density; dotted: the eigenvalues measured")
+        spread.plot(next(axes), top=measured)
     if blocks:
-        ax = next(axes)
-        values, bounds = zip(*(_row(*block)[1:] for block in blocks.items()), strict=True)
-        ax.barh(range(len(blocks)), values, xerr=bounds, color=draw.BLUE, alpha=0.7)
-        ax.set_yticks(range(len(blocks)), [name or "(model)" for name in blocks])
-        ax.invert_yaxis()
-        ax.set_xlabel("largest eigenvalue of the layer's own block")
+        blocks.plot(next(axes))
     return [*files, *(path.name for path in draw.save(figure, folder, "spectrum"))]
 
 

@@ -1,7 +1,7 @@
 """The curvature of real models: Objective -> measure -> Spectrum, without ever forming the Hessian."""
 
 from eigenstep.curvature.density import Density, Trace, density, trace
-from eigenstep.curvature.direction import FiniteStep, finite_step, layers, shares
+from eigenstep.curvature.direction import FiniteStep, Layers, finite_step, layers, shares
 from eigenstep.curvature.ggn import GGNOperator
 from eigenstep.curvature.hessian import HessianOperator
 from eigenstep.curvature.measure import measure
@@ -14,6 +14,7 @@ __all__ = [
     "FiniteStep",
     "GGNOperator",
     "HessianOperator",
+    "Layers",
     "Measurement",
     "Objective",
     "Operator",

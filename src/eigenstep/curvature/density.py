@@ -1,5 +1,6 @@
 """The spectral density by stochastic Lanczos quadrature, and the trace with a confidence interval (XTrace)."""
 
+import html
 import math
 import time
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from eigenstep import draw
 from eigenstep.curvature import vectors as vec
 from eigenstep.curvature.krylov import Krylov
 from eigenstep.curvature.measure import measured_by, operator_of, working
 from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
 from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.report import WHAT
 from eigenstep.errors import InvalidValue
 from eigenstep.spectrum import Spectrum
 
@@ -51,31 +54,41 @@ class Density(Spectrum):
         z = (grid.to(torch.float64)[:, None] - self.values) / width
         return (torch.exp(-0.5 * z * z) / (width * math.sqrt(2 * math.pi))) @ self.weights
 
-    def plot(self, ax: Any = None, width: float | None = None) -> Any:
-        """Draw the nodes as stems on a log axis and, with a width, the smoothed view; return the axes."""
-        if ax is None:
-            from matplotlib.figure import Figure
+    def plot(self, ax: Any = None, width: float | None = None, top: Spectrum | None = None) -> Any:
+        """Draw the nodes as stems on a log axis; return the axes.
 
-            ax = Figure(layout="constrained").subplots()
+        width: also the smoothed view, Gaussians of that width. top: a measurement whose eigenvalues are marked.
+        """
+        ax = draw.panels()[1][0] if ax is None else ax
         assert self.weights is not None  # filled in by Spectrum
         low, high = float(self.values.min()), float(self.values.max())
-        ax.vlines(self.values.tolist(), 1e-12, self.weights.tolist(), color="tab:blue", alpha=0.6)
+        floor = max(float(self.weights[self.weights > 0].min()), 1e-9) / 2
+        ax.vlines(self.values.tolist(), floor, self.weights.tolist(), color=draw.BLUE, linewidth=0.8, alpha=0.6)
         if width is not None:
             grid = torch.linspace(low - 3 * width, high + 3 * width, 1000, dtype=torch.float64)
-            ax.plot(grid.tolist(), (self.smooth(grid, width) * width).tolist(), color="tab:orange")
-        ax.set_yscale("log")
-        ax.set_ylim(max(float(self.weights[self.weights > 0].min()), 1e-9) / 2, 1.5)
-        ax.set_xlabel("eigenvalue")
-        ax.set_ylabel("share of eigenvalues")
-        ax.plot([high], [float(self.weights[self.values.argmax()])], "v", color="tab:red")
+            draw.curve(
+                self.smooth(grid, width) * width, grid, ax, color=draw.ORANGE, label=f"smoothed, width {width:g}"
+            )
+        if top is not None:
+            places = top.values.tolist()
+            ax.plot(places, [1.0] * len(places), "v", color=draw.VERMILION, markersize=4, label="measured eigenvalues")
+            ax.vlines(places, floor, 1.0, color=draw.VERMILION, linewidth=0.7, linestyles=(0, (1, 1.5)))
+        if top is not None or width is not None:
+            draw.legend(ax, "above")
+        draw.describe(ax, f"eigenvalue of the {WHAT[self.operator]}", "share of eigenvalues", log="y")
+        ax.set_ylim(floor, 2.0)
         return ax
+
+    def _repr_html_(self) -> str:
+        """The sentence, for a notebook."""
+        return f"<p>{html.escape(repr(self))}</p>"
 
     def __repr__(self) -> str:
         """A sentence."""
         below, error = self.mass_below(0.0)
         p = self.provenance
         return (
-            f"Density of the {self.operator}, n = {self.dimension}: {p['probes']} probes of {p['steps']} steps, "
+            f"Density of the {WHAT[self.operator]}, n = {self.dimension}: {p['probes']} probes of {p['steps']} steps, "
             "nodes from "
             f"{float(self.values.min()):.4g} to {float(self.values.max()):.4g}, share below zero {below:.3g} ± "
             f"{error:.2g}"
@@ -93,6 +106,10 @@ class Trace:
     level: float
     products: int
     seconds: float
+
+    def _repr_html_(self) -> str:
+        """A sentence, for a notebook."""
+        return f"<p>trace {self.value:.6g}, {self.level:.0%} interval {self.low:.6g} to {self.high:.6g}</p>"
 
 
 def density(

@@ -1,5 +1,6 @@
 """Beside a sharp direction: what the loss really does along it, which parameters it lies in, and layer by layer."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigenstep import draw
 from eigenstep.curvature import vectors as vec
 from eigenstep.curvature.measure import measure
 from eigenstep.curvature.objective import Objective
-from eigenstep.curvature.report import Measurement
+from eigenstep.curvature.report import Measurement, stems
 from eigenstep.errors import InvalidValue
 
 
@@ -32,16 +34,20 @@ class FiniteStep:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss along the direction; return the axes."""
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(layout="constrained").subplots()
+        ax = draw.panels()[1][0] if ax is None else ax
         points = [(s, v) for s, v in zip(self.lengths, self.ahead, strict=True)]
         points += [(0.0, self.loss)] + [(-s, v) for s, v in zip(self.lengths, self.behind, strict=True)]
-        ax.plot(*zip(*sorted(points), strict=True), "o-")
-        ax.set_xlabel("length of the step along the direction")
-        ax.set_ylabel("loss")
-        return ax
+        places, losses = zip(*sorted(points), strict=True)
+        draw.curve(losses, places, ax)
+        draw.curve(losses, places, ax, look="dots")
+        return draw.describe(ax, "length of the step along the direction", "loss")
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        rows = zip(self.lengths, self.ahead, self.behind, self.curvatures, self.rounding, strict=True)
+        cells = "".join("<tr>" + "".join(f"<td>{v:.6g}</td>" for v in row) + "</tr>" for row in rows)
+        head = "".join(f"<th>{name}</th>" for name in ("length", "loss ahead", "behind", "curvature", "rounding"))
+        return f"<table><tr>{head}</tr>{cells}</table><small>loss here: {self.loss:.6g}</small>"
 
 
 def finite_step(objective: Objective, direction: Tensor, lengths: Sequence[float]) -> FiniteStep:
@@ -80,18 +86,41 @@ def shares(objective: Objective, direction: Tensor) -> dict[str, float]:
     return {name: vec.norm(part) ** 2 for name, part in objective.named(_unit(objective, direction)).items()}
 
 
-def layers(objective: Objective, top: int = 1, **options: Any) -> dict[str, Measurement]:
-    """Return the eigenvalues of each module's own block of the Hessian, by module name; options as for `measure`.
+class Layers(dict[str, Measurement]):
+    """Measurements of blocks of parameters, by the block's name."""
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the blocks' eigenvalues side by side, with their bounds; return the axes."""
+        ax = draw.panels(width=7.0)[1][0] if ax is None else ax
+        for place, result in enumerate(self.values()):
+            spread = (torch.arange(len(result)) - (len(result) - 1) / 2) * min(0.08, 0.6 / len(result))
+            stems(ax, (place + spread).tolist(), result)
+        ax.set_xticks(range(len(self)), [name or "(model)" for name in self], rotation=30, ha="right")
+        draw.line_at(0.0, ax, across="y")
+        return draw.describe(ax, "block of parameters", "eigenvalues of the block")
+
+    def _repr_html_(self) -> str:
+        """A table a block, for a notebook."""
+        return "".join(f"<b>{html.escape(name)}</b>{result._repr_html_()}" for name, result in self.items())
+
+
+def layers(objective: Objective, top: int = 1, blocks: Sequence[str] | None = None, **options: Any) -> Layers:
+    """Return the eigenvalues of each block's own part of the Hessian, by name; options as for `measure`.
+
+    blocks: glob patterns, one block each; by default each module's own parameters. Raises UnknownName for a pattern
+    that matches no parameter.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh(), torch.nn.Linear(2, 1))
-    >>> list(layers(Objective(model, lambda model, x: (model(x) ** 2).mean(), torch.eye(2))))
-    ['0', '2']
+    >>> objective = Objective(model, lambda model, x: (model(x) ** 2).mean(), torch.eye(2))
+    >>> list(layers(objective)), list(layers(objective, blocks=["*.weight", "2.*"]))
+    (['0', '2'], ['*.weight', '2.*'])
     """
-    blocks: dict[str, list[str]] = {}
-    for name in objective.names:
-        blocks.setdefault(name.rpartition(".")[0], []).append(name)
-    found = {}
-    for block, names in blocks.items():
+    chosen: dict[str, list[str]] = {pattern: [pattern] for pattern in blocks or ()}
+    if blocks is None:
+        for name in objective.names:
+            chosen.setdefault(name.rpartition(".")[0], []).append(name)
+    found = Layers()
+    for block, names in chosen.items():
         part = objective.subset(names)
         found[block] = measure(part, min(top, part.size), **options)
     return found

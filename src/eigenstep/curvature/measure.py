@@ -58,9 +58,9 @@ def measure(
     start: eigenvectors (k, n) or an earlier measurement with vectors: a refresh then takes some 2 products (quick), or
     7 if the earlier one is certified, 5 of them from a fresh random start. optimizer: then the operator is P^-1/2 (H +
     wI) P^-1/2 with its live second moments. curvature: 'hessian' or 'ggn'. method: how products are made, see
-    HessianOperator. basis: the most vectors held (default 1 GB's worth, at least 2 top + 4). progress: True for lines
-    on stderr, or a function of a Progress. checkpoint: a file to write now and then, and to go on from. Ctrl-C returns
-    what has converged so far, flagged; a second one is not caught.
+    HessianOperator. basis: the most vectors held (default 1 GB's worth, at least 2 top + 4); provenance states it, in
+    vectors and MB. progress: True for lines on stderr, or a function of a Progress. checkpoint: a file to write now and
+    then, and to go on from. Ctrl-C returns what has converged so far, flagged; a second one is not caught.
 
     Raises InvalidValue or UnknownName for arguments that cannot be, and what the Objective raises.
     Source: Parlett 1998, The Symmetric Eigenvalue Problem; Wu and Simon 2000 (thick restarts); Kuczynski and
@@ -228,6 +228,8 @@ def _result(
         "products": krylov.products,
         "seconds": seconds,
         "restarts": search.restarts,
+        "basis_vectors": krylov.capacity,
+        "basis_MB": round(krylov.capacity * operator.size * torch.finfo(operator.dtype).bits / 8e6, 3),
         "tol": aim.tol,
         "residuals": residuals.tolist(),
         "converged": converged,

@@ -2,13 +2,14 @@
 
 import html
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from eigenstep import draw
 from eigenstep.errors import InvalidValue
 from eigenstep.spectrum import Spectrum
 
@@ -94,25 +95,18 @@ class Measurement(Spectrum):
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the eigenvalues as stems with their bounds; return the axes."""
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(layout="constrained").subplots()
-        assert self.bounds is not None  # settled in Spectrum
-        places = range(1, len(self) + 1)
-        ax.vlines(places, 0, self.values.tolist(), color="tab:blue", alpha=0.5)
-        ax.errorbar(places, self.values.tolist(), self.bounds.tolist(), fmt="o", color="tab:blue", capsize=4)
-        ax.axhline(0, color="grey", linewidth=0.8)
-        ax.set_xlabel("eigenvalue, largest first")
-        ax.set_ylabel(f"eigenvalue of the {_WHAT[self.operator]}")
-        ax.set_title("certified" if self.certified else "residuals only: not certified")
-        return ax
+        ax = draw.panels()[1][0] if ax is None else ax
+        stems(ax, range(1, len(self) + 1), self)
+        draw.line_at(0.0, ax, across="y")
+        ax.set_xticks(range(1, len(self) + 1) if len(self) <= 12 else range(1, len(self) + 1, len(self) // 6))
+        title = "certified" if self.certified else "residuals only: not certified"
+        return draw.describe(ax, "number, largest first", f"eigenvalue of the {WHAT[self.operator]}", title)
 
     def __repr__(self) -> str:
         """A table of values and bounds, and how certain they are."""
         assert self.bounds is not None  # settled in Spectrum
         p = self.provenance
-        what = f"eigenvalue{'s' * (len(self) > 1)} ({self.covers}) of the {_WHAT[self.operator]}"
+        what = f"eigenvalue{'s' * (len(self) > 1)} ({self.covers}) of the {WHAT[self.operator]}"
         head = f"{len(self)} {what}, n = {self.dimension}"
         rows = [f"  {v: .6g} ± {b:.2g}" for v, b in zip(self.values.tolist(), self.bounds.tolist(), strict=True)]
         tail = f"{self._verdict()}; {p.get('products', '?')} products, {p.get('seconds', 0.0):.2g} s"
@@ -124,7 +118,7 @@ class Measurement(Spectrum):
         pairs = zip(self.values.tolist(), self.bounds.tolist(), strict=True)
         rows = "".join(f"<tr><td>{v:.6g}</td><td>± {b:.2g}</td></tr>" for v, b in pairs)
         notes = "".join(f"<br>{html.escape(note)}" for note in self.notes)
-        head = f"<tr><th>eigenvalue of the {_WHAT[self.operator]}</th><th>bound</th></tr>"
+        head = f"<tr><th>eigenvalue of the {WHAT[self.operator]}</th><th>bound</th></tr>"
         return f"<table>{head}{rows}</table><small>{html.escape(self._verdict())}{notes}</small>"
 
     def _verdict(self) -> str:
@@ -138,4 +132,14 @@ class Measurement(Spectrum):
         return "NOT converged: the bounds hold for some eigenvalue, which ones is open"
 
 
-_WHAT = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "preconditioned": "preconditioned Hessian"}
+WHAT = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "preconditioned": "preconditioned Hessian"}
+
+
+def stems(ax: Any, places: Sequence[float], result: Measurement) -> None:
+    """Draw a measurement's values over given places of x, each with its bound."""
+    assert result.bounds is not None  # settled in Spectrum
+    values = result.values.tolist()
+    ax.vlines(places, 0, values, color=draw.BLUE, linewidth=1.0, alpha=0.5)
+    ax.errorbar(
+        places, values, result.bounds.tolist(), fmt="o", color=draw.BLUE, markersize=3, capsize=2.5, linewidth=0.9
+    )
