@@ -40,7 +40,7 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> f
 
 
 MAKE = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
+    "sgd": lambda p: torch.optim.SGD(p, lr=1e-5, momentum=0.9),
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-5),
     "lion": lambda p: es.Optimizer(p, es.Lion(lr=1e-4)),
 }

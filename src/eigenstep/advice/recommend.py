@@ -255,7 +255,7 @@ def _unable(search: Search | None, best: Lane | None, start: float, facts: Facts
         return None
     if fall < NOTHING and not dead:  # a plateau, as deep networks begin on, cannot be told from a floor so early
         facts.notes.append(
-            f"the loss fell by {fall:.2%} only in {best.step} updates: a plateau, or as low as it gets; the lr is a guess"
+            f"the loss fell by {fall:.2%} only in {best.step} updates: a plateau, or all there is; the lr is a guess"
         )
         return None
     why = "the loss may be as low as this model can bring it"
