@@ -15,6 +15,9 @@ NAMES = (
     "rivals_density",
     "rivals_growth",
     "explorer",
+    "monitor",
+    "rescue",
+    "advice",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

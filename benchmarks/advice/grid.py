@@ -51,8 +51,8 @@ class Case:
         return max(-1.0, math.log(self.start / max(final, 1e-30)) / math.log(self.start / self.best))
 
     def diverged(self, final: float) -> bool:
-        """Whether a final loss is not finite, or above where the run began."""
-        return not math.isfinite(final) or final > self.start
+        """Whether a final loss is not finite, or above where the run began (by 1%: a run that stood still did not)."""
+        return not math.isfinite(final) or final > 1.01 * self.start
 
 
 def lrs_for(task: Task, optimizer: str) -> list[float]:
