@@ -227,6 +227,7 @@ def test_the_probe_of_a_training_loader_is_rows_of_its_set_and_the_loader_is_not
         probe_of(iter([]), 5)
 
 
+@pytest.mark.slow
 def test_importing_eigenstep_brings_neither_package() -> None:
     import subprocess
 
