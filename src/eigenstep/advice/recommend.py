@@ -192,7 +192,8 @@ def _answer(
     if best is not None and not best.loss < start:
         best = None
     chosen = best if search is None or search.chosen is None else search.chosen
-    unable = _unable(search, best, start, facts)
+    furthest = chosen if best is not None and chosen is not None and chosen.loss < best.loss else best
+    unable = _unable(search, furthest, start, facts)
     lr = None if unable is not None or chosen is None else chosen.lr
     missing = "interrupted before anything was run" if search is None else search.missing
     found = search if lr is not None else None

@@ -184,7 +184,7 @@ class Recommendation:
             ax.plot([], [], color=draw.PURPLE, linestyle=(0, (1, 1.5)), linewidth=0.8, label="limit at the start")
         draw.describe(ax, "lr", "loss on the probe", log="xy" if _positive(self.candidates) else "x")
         if ax.get_legend_handles_labels()[0]:
-            draw.legend(ax)
+            draw.legend(ax, "below", columns=2)
         return ax
 
     def __str__(self) -> str:

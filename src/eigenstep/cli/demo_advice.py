@@ -29,14 +29,14 @@ def advise(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
         limit = found.limit.max_stable_lr
         lrs = {"a tenth of it": found.lr / 10, "recommended": found.lr, "above the edge": 2 * found.edge[1]}
         runs = {name: _run(lr) for name, lr in lrs.items()}
-    figure, axes = draw.panels(columns=2, width=7.0)
+    figure, axes = draw.panels(columns=2, width=7.0, height=3.3)
     found.plot(axes[0]).set_title("rehearsals", fontsize=8, loc="left")
     for (name, losses), color in zip(runs.items(), (draw.SKY, draw.BLUE, draw.VERMILION), strict=True):
         shown = [min(v, 30.0) if math.isfinite(v) else 30.0 for v in losses]
         steps = [EVERY * i for i in range(len(shown))]
         draw.curve(shown, steps, axes[1], label=f"lr {lrs[name]:.2g}: {name}", color=color)
     draw.describe(axes[1], "updates", "loss on all data (cut off at 30)", "verification", log="y")
-    draw.legend(axes[1])
+    draw.legend(axes[1], "below")
     files = draw.save(figure, where, "advice")
     if not quiet:
         _show(found, limit, lrs, runs)
