@@ -143,3 +143,27 @@ def test_a_batchnorm_network_at_the_edge_of_stability_reads_one() -> None:
     assert trained.certified
     assert trained.largest * 0.5 / 2 == pytest.approx(1, abs=0.1)
     assert frozen.largest * 0.5 / 2 > 1.5  # what a measurement in eval mode would have said
+
+
+@pytest.mark.slow
+def test_refreshes_in_training_inherit_certainty_and_stay_true() -> None:
+    digits = load_digits()
+    batch = torch.tensor(digits.data / 16, dtype=torch.float32)[:600], torch.tensor(digits.target)[:600]
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.2, momentum=0.9)
+    objective = Objective(net, loss, batch)
+    last = measure(objective, vectors=True)
+    spent, excluded = [], 0
+    for turn in range(60):
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss(net, batch).backward()
+            optimizer.step()
+        last = measure(objective, vectors=True, start=last)
+        sure = measure(objective, seed=100 + turn, tol=1e-4)
+        assert last.certified and sure.certified
+        spent.append(last.provenance["products"])
+        excluded += abs(last.largest - sure.largest) > last.bounds[0]
+    assert excluded == 0
+    assert sorted(spent)[30] <= 8
