@@ -153,6 +153,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not part.converged
     rest = measure(operator, 2, checkpoint=path)
     assert torch.equal(rest.values, whole.values) and rest.provenance["products"] == whole.provenance["products"]
+    late = str(tmp_path / "late.json")  # killed after the fresh start: the file remembers that one was made
+    measure(operator, 2, max_products=whole.provenance["products"] - 2, checkpoint=late)
+    assert measure(operator, 2, checkpoint=late).provenance["identity"] == whole.provenance["identity"]
     with pytest.raises(BadFile, match="another problem"):
         measure(diagonal(hard("gap3")), 2, checkpoint=path)
 

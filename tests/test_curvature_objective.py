@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 from transformers import BatchEncoding
 
-from eigenstep.curvature import Objective, density, measure, trace
+from eigenstep.curvature import Objective, as_operator, density, measure, trace
 from eigenstep.errors import EigenstepError, InvalidValue, UnknownName, Unsupported
 
 
@@ -323,6 +323,23 @@ def test_interrupts_restore_and_return_what_has_converged() -> None:
     with pytest.raises(KeyboardInterrupt):
         measure(Objective(model, interrupted, points()))
     before.check()
+
+
+def test_an_interrupted_density_keeps_the_finished_probes() -> None:
+    calls = [0]
+
+    def product(v: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == 11:
+            raise KeyboardInterrupt
+        return v * torch.arange(1.0, 21.0, dtype=v.dtype)
+
+    result = density(as_operator(product, 20), probes=4, steps=4)
+    assert result.provenance["probes"] == 2 and not result.provenance["converged"]
+    assert abs(float(result.weights.sum()) - 1) < 1e-12
+    calls[0] = 9
+    with pytest.raises(KeyboardInterrupt):
+        density(as_operator(product, 20), probes=4, steps=4)
 
 
 def test_unequal_batches_equal_one_whole_batch() -> None:

@@ -121,6 +121,7 @@ def density(
     degree 2 steps - 1 in the density that the probe sees. Mean over probes: tr f(A) / n = sum w f(node) for random
     signs. bounds: the residual norms of the nodes. With `optimizer`, of the preconditioned operator, as `measure`.
 
+    Ctrl-C returns the probes that are finished, flagged as not converged.
     Raises InvalidValue for fewer than one probe or step. Source: Ghorbani, Krishnan, Xiao 2019 (arXiv 1901.10159).
 
     >>> result = density(torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)), probes=4, steps=3)
@@ -131,29 +132,38 @@ def density(
         raise InvalidValue(f"density: probes={probes} and steps={steps} must be at least 1")
     began = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
-    nodes, weights, bounds, which, products = [], [], [], [], 0
+    nodes: list[Tensor] = []
+    weights: list[Tensor] = []
+    bounds: list[Tensor] = []
+    which: list[Tensor] = []
+    products = 0
     with working(source):
         operator = operator_of(source, optimizer=optimizer)
         steps = min(steps, operator.size)
         for probe in range(probes):
             krylov = Krylov(operator, steps, generator)
             krylov.add()
-            while krylov.m < steps and krylov.pending:
-                krylov.expand(0, krylov.product(0))
+            try:
+                while krylov.m < steps and krylov.pending:
+                    krylov.expand(0, krylov.product(0))
+            except KeyboardInterrupt:
+                if not nodes:
+                    raise
+                break
             ritz = krylov.ritz()
             nodes.append(ritz.values)
-            weights.append(ritz.mix[0].square() / probes)
+            weights.append(ritz.mix[0].square())
             bounds.append(ritz.residuals)
             which.append(torch.full((krylov.m,), probe))
             products += krylov.products
         values = torch.cat(nodes)
         order = values.argsort(descending=True)
-        extra = {"method": "stochastic Lanczos quadrature", "probes": probes, "steps": steps, "products": products}
-        extra |= {"seconds": time.perf_counter() - began, "converged": True}
+        extra = {"method": "stochastic Lanczos quadrature", "probes": len(nodes), "steps": steps, "products": products}
+        extra |= {"seconds": time.perf_counter() - began, "converged": len(nodes) == probes}
         return Density(
             values=values[order],
             bounds=torch.cat(bounds)[order],
-            weights=torch.cat(weights)[order],
+            weights=torch.cat(weights)[order] / len(nodes),
             dimension=operator.size,
             covers="density",
             operator=operator.kind,
