@@ -36,11 +36,18 @@ def outcome(case: Case) -> Outcome:
     return Outcome(case, advice, {**dict.fromkeys(POLICIES, math.inf), **dict(zip(lrs, runs, strict=True))})
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of the mean difference: tasks drawn anew 10,000 times, paired (percentile bootstrap)."""
-    values = np.asarray(differences)
-    drawn = np.random.default_rng(0).integers(0, len(values), (10_000, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
+def interval(differences: Sequence[float], tasks: Sequence[str]) -> tuple[float, float]:
+    """The 95% interval of the mean paired difference: whole tasks drawn anew 10,000 times (percentile bootstrap).
+
+    A task's optimizers are not independent cases, so they are drawn together.
+    """
+    names = sorted(set(tasks))
+    sums, counts = np.zeros(len(names)), np.zeros(len(names))
+    for difference, task in zip(differences, tasks, strict=True):
+        sums[names.index(task)] += difference
+        counts[names.index(task)] += 1
+    drawn = np.random.default_rng(0).integers(0, len(names), (10_000, len(names)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -56,7 +63,8 @@ def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
             scores = [o.score(policy) for o in part]
             diverged = sum(o.case.diverged(o.finals[policy]) for o in part if o.advice[policy].lr is not None)
             steps = [o.advice[policy].steps for o in part]
-            low, high = interval([a - b for a, b in zip(mine, scores, strict=True)])
+            names = [o.case.task.name for o in part]
+            low, high = interval([a - b for a, b in zip(mine, scores, strict=True)], names)
             ahead = f"{np.mean(mine) - np.mean(scores):+.2f} ({low:+.2f} to {high:+.2f})"
             good = sum(s >= GOOD for s in scores) / len(part)
             table.append(
