@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -88,11 +88,14 @@ class Evidence:
         critical = None if dead else self._critical(needed=linear is not None)
         named = direction.shares if direction is not None else ({} if dead else self._plain_shares())
         facts = self._facts(edge, limit, slow, lowest, spread, silence, trial)
+        if direction is not None and limit is not None:
+            off = next((change.ratio for change in changes if change.name == "nesterov off"), None)
+            alone_each = tuple(limit.alone.values())
+            where, origin = direction.where, direction.origin
+            facts = replace(facts, where=where, origin=origin, alone=alone_each, nesterov_off=off)
         if critical is not None and linear is not None:
-            code, sentence = (
-                "one-step",
-                one_step_sentence(type(self.optimizer).__name__, critical.multiple, critical.reason),
-            )
+            name = type(self.optimizer).__name__
+            code, sentence = "one-step", one_step_sentence(name, critical.multiple, critical.reason)
         else:
             code = code_of(facts)
             lr, edge_lr = (limit.lr, limit.max_stable_lr) if limit is not None else (0.0, 0.0)

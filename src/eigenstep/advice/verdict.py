@@ -1,6 +1,7 @@
 """The plain verdict: one code and one sentence from the facts, each threshold with its reason."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 VERDICTS = {
@@ -50,7 +51,8 @@ class Facts:
     ratio, low, high: the stability ratio and its interval. pull: the part of it that decoupled decay alone makes.
     progress, possible: parts of the loss within the horizon, at this lr and at half the limit. left: the loss over that
     of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. clip: the factor
-    that clipping puts on the update. batch_high, batch_times: over mini-batches.
+    that clipping puts on the update. batch_high, batch_times: over mini-batches. where, origin: of the sharp direction.
+    alone: each group's own ratio. nesterov_off: the ratio without Nesterov's look-ahead, where there is one.
     """
 
     ratio: float | None = None
@@ -72,6 +74,10 @@ class Facts:
     batch_high: float | None = None
     batch_times: float | None = None
     horizon: int = 1000
+    where: str = ""
+    origin: str = ""
+    alone: tuple[float, ...] = ()
+    nesterov_off: float | None = None
 
 
 def code_of(f: Facts) -> str:
@@ -147,7 +153,22 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
         "times the limit. The true edge lies lower.",
         "waiting": f"Waiting: lr is 0, as at the start of a warm-up; it may rise to {limit:.3g}.",
     }
-    return words[code]
+    return words[code] + "".join(f" {hint}" for hint in _hints(code, f))
+
+
+def _hints(code: str, f: Facts) -> Iterator[str]:
+    """What else a reader should know at once."""
+    if code in ("unstable", "adapts", "warm-up", "clipped"):
+        if f.where and f.pull <= 1:
+            yield f"The sharp direction lies {f.where}, put there by {f.origin}."
+        if len(f.alone) > 1 and max(f.alone) < 1:
+            yield "Each group alone would be stable; together they are not."
+        if f.nesterov_off is not None and f.nesterov_off < 1:
+            yield f"Without nesterov it would stand at {f.nesterov_off:.3g} of the limit."
+    if code in ("safe", "crawling", "edge", "noisy") and f.clip is not None and f.clip < 1:
+        yield f"Clipping shortens the update to {_percent(f.clip)} here, on top of that."
+    if code in ("safe", "crawling", "edge") and f.batch_times is not None and f.batch_times > NOISE:
+        yield f"Single mini-batches differ by {f.batch_times:.3g} times; noise makes the true edge lower."
 
 
 def one_step_sentence(name: str, multiple: float | None, reason: str | None) -> str:
