@@ -1,4 +1,4 @@
-"""`eigenstep demo`, the main job: the article's table, then every predicted limit beside the one found by running."""
+"""`eigenstep demo`, the main job: the article's table, predicted limits beside measured ones, advice, the explorer."""
 
 import pickle
 import signal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenstep.cli import common
+from eigenstep.cli.demo_advice import advise
 
 if TYPE_CHECKING:
     from eigenstep.verify import LimitCheck, Orbit, ProblemCheck
@@ -27,10 +28,11 @@ Section = Callable[[Path, bool], tuple[dict[str, Any], list[Path]]]
 @common.out_option("results/demo")
 @common.json_option
 def command(out: Path, as_json: bool) -> None:
-    """The main job: the article's table, then predicted beside measured limits on three real losses; under a minute.
+    """The main job: the article's table, limits predicted and measured, advice on a network, the explorer's page.
 
-    For each loss, at its minimum: the exact spectrum, and the largest stable lr of seven methods, predicted and found
-    by running them on the loss itself and bisecting; and how far plain Adam stays from the minimum.
+    For each of three real losses, at its minimum: the exact spectrum, and the largest stable lr of seven methods,
+    predicted and found by running them on the loss itself and bisecting; how far plain Adam stays from the minimum.
+    Then a network on the digits: its limit, a recommended lr, and runs below and above the edge. About two minutes.
     """
     from eigenstep.spectrum import write_envelope
 
@@ -113,7 +115,18 @@ def _checked(name: str, where: Path) -> bytes:
     return pickle.dumps(check)
 
 
-SECTIONS: dict[str, Section] = {"article": _article, "limits": _losses}
+def _page(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
+    """The explorer as one file, with the digits network's recommendation in it where this demo has made one."""
+    from eigenstep.page import export, read_report
+
+    report = where / "recommendation.json"
+    page = export(where / "explorer.html", read_report(report) if report.exists() else None, name="digits network")
+    if not quiet:
+        common.say(f"To play with, in any browser, offline: {page.resolve()} (or live: eigenstep explore)")
+    return {"page": str(page)}, []
+
+
+SECTIONS: dict[str, Section] = {"article": _article, "limits": _losses, "advice": advise, "explorer": _page}
 
 
 def _show(check: "ProblemCheck") -> None:

@@ -1,5 +1,6 @@
-"""The demo's last part: on the digits network, predicted limit, recommended lr, and runs below and above the edge."""
+"""The demo's advice on the digits network: diagnosis, predicted limit, recommendation, runs around the edge."""
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,14 @@ UPDATES, EVERY = 300, 10  # of the verification runs, and between their losses
 
 
 def advise(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
-    """Recommend an lr for gradient descent on digits, run it and its like above the edge; print, and save a figure."""
+    """Diagnose gradient descent on digits, recommend an lr, run it and its like above the edge; print, and save."""
     from eigenstep import draw
-    from eigenstep.advice import recommend
+    from eigenstep.advice import diagnose, recommend
+    from eigenstep.spectrum import write_envelope
 
     with common.one_thread():
         objective, optimizer, batches = _digits()
+        diagnosis = diagnose(objective, optimizer, train=batches)
         found = recommend(objective, optimizer, train=batches, budget=300)
         assert found.limit is not None  # gradient descent has one
         assert found.lr is not None  # the network trains
@@ -38,15 +41,20 @@ def advise(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
     draw.describe(axes[1], "updates", "loss on all data (cut off at 30)", "verification", log="y")
     draw.legend(axes[1], "below")
     files = draw.save(figure, where, "advice")
+    reports = {"diagnosis": json.loads(diagnosis.to_json()), "recommendation": json.loads(found.to_json())}
+    written = []
+    for kind, report in reports.items():
+        written.append(where / f"{kind}.json")
+        write_envelope(written[-1], kind, report)
     if not quiet:
+        common.say(f"digits, tanh 64-32-32-10, mini-batches of 64, gradient descent at lr 0.001: {diagnosis.sentence}")
         _show(found, limit, lrs, runs)
-    content = {"recommendation": found.as_dict(), "limit": limit, "lrs": lrs, "losses": runs}
-    return content, [files[0]]
+    return {**reports, "limit": limit, "lrs": lrs, "losses": runs}, [files[0], *written]
 
 
 def _show(found: "Recommendation", limit: float, lrs: dict[str, float], runs: dict[str, list[float]]) -> None:
     """Print the answer, and what the runs ended at."""
-    common.say(f"digits, tanh 64-32-32-10, mini-batches of 64: predicted limit at the start lr {limit:.3g}")
+    common.say(f"predicted limit at the start: lr {limit:.3g}")
     common.say(found.headline)
     common.say(found.reason)
     rows = [(name, f"{lrs[name]:.3g}", f"{losses[0]:.4g}", f"{losses[-1]:.4g}") for name, losses in runs.items()]
