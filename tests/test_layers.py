@@ -5,12 +5,13 @@ from pathlib import Path
 
 import eigenstep
 
-GROUND = {"errors", "rules", "spectrum", "draw"}
+GROUND = {"errors", "files", "rules", "spectrum", "draw"}
 MAY_IMPORT = {
     "errors": set(),
+    "files": {"errors"},
     "rules": {"errors"},
-    "spectrum": {"errors"},
-    "draw": {"errors"},
+    "spectrum": {"errors", "files"},
+    "draw": {"errors", "files"},
     "bridge": {"errors", "rules"},
     "theory": {"errors", "rules", "spectrum", "draw"},
     "problems": GROUND,
@@ -20,7 +21,7 @@ MAY_IMPORT = {
     "article": GROUND | {"problems", "simulation", "theory"},
     "advice": GROUND | {"bridge", "curvature", "theory"},
     "training": GROUND | {"advice"},
-    "page": {"errors", "spectrum"},
+    "page": {"errors", "files", "spectrum"},
 }
 ANYTHING = {"cli", "__init__"}
 

@@ -7,13 +7,13 @@ NumPy reads, tensors included.
 import io
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from eigenstep.errors import BadFile, InvalidValue
+from eigenstep.errors import InvalidValue
+from eigenstep.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -231,20 +231,10 @@ def save(figure: "Figure", folder: str | os.PathLike[str], name: str) -> tuple[P
 
     png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
     for target, metadata in ((png, {"Software": None}), (svg, {"Date": None})):
-        unfinished, image = target.with_name(f".{target.name}.{os.getpid()}"), io.BytesIO()
+        image = io.BytesIO()
         with rc_context({"svg.hashsalt": "eigenstep"}):
             figure.savefig(image, format=target.suffix[1:], dpi=_DPI, metadata=metadata)
-        try:
-            unfinished.write_bytes(image.getvalue())
-            unfinished.replace(target)
-        except OSError as error:
-            reason = error.strerror or error
-            raise BadFile(
-                f"{target}: cannot be written ({reason}); choose a folder that exists and is writable"
-            ) from error
-        finally:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+        write_whole(target, image.getvalue())
     figure.clear()
     return png, svg
 

@@ -4,7 +4,6 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import BadFile, InvalidValue
+from eigenstep.files import write_whole
 
 Covers = Literal["all", "top", "bottom", "ends", "density"]
 Operator = Literal["hessian", "ggn", "preconditioned"]
@@ -195,18 +195,7 @@ def envelope(kind: str, content: Mapping[str, Any]) -> str:
 
 def write_envelope(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any]) -> None:
     """Write the content in its `envelope` to a file, whole or not at all."""
-    target = Path(path)
-    text = envelope(kind, content)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        unfinished.replace(target)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise BadFile(
-            f"{path}: cannot be written ({error.strerror}); choose a folder that exists and is writable"
-        ) from error
+    write_whole(path, envelope(kind, content) + "\n")
 
 
 def read_envelope(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:

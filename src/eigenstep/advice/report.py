@@ -4,10 +4,9 @@ import html
 import io
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from eigenstep.errors import BadFile
+from eigenstep.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,16 +76,7 @@ class Page:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the page, whole or not at all. Raises BadFile when that is not possible."""
-        target = Path(path)
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            unfinished.write_text(self.html(), encoding="utf-8")
-            unfinished.replace(target)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise BadFile(
-                f"{path}: cannot be written ({error.strerror}); choose a folder that exists and is writable"
-            ) from error
+        write_whole(path, self.html())
 
     def _add(self, part: str) -> Self:
         self._parts.append(part)

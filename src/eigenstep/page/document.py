@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eigenstep.errors import BadFile
+from eigenstep.files import write_whole
 
 # Everything comes from the page itself. The served page loads its own modules; the exported one lists its scripts by
 # hash. Neither may connect to anything; 'unsafe-inline' styles are what Plotly.js writes.
@@ -65,7 +66,6 @@ def export(path: str | os.PathLike[str], report: Mapping[str, Any] | None = None
     >>> export(Path(tempfile.mkdtemp()) / "page.html").name
     'page.html'
     """
-    target = Path(path)
     main, library = _bundle("main.js"), _inside_script(plotly().decode().replace("\r\n", "\n"))
     policy = _POLICY.format(scripts=f"{_hash(main)} {_hash(library)}", styles="'unsafe-inline'")
     html = _text("index.html")
@@ -81,16 +81,7 @@ def export(path: str | os.PathLike[str], report: Mapping[str, Any] | None = None
         before, found, after = html.partition(mark)
         assert found, f"index.html has no {mark}"
         html = before + content + after
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(html, encoding="utf-8", newline="\n")
-        unfinished.replace(target)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise BadFile(
-            f"{path}: cannot be written ({error.strerror}); choose a folder that exists and is writable"
-        ) from error
-    return target
+    return write_whole(path, html)
 
 
 def _text(name: str) -> str:

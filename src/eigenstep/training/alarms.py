@@ -37,6 +37,17 @@ class Alarm:
     driver: Driver | None
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
+    def as_record(self) -> dict[str, Any]:
+        """Return the alarm as a record of the log."""
+        return {
+            "step": self.step,
+            "alarm": self.code,
+            "sentence": self.sentence,
+            "cause": self.cause,
+            "driver": self.driver,
+            "evidence": dict(self.evidence),
+        }
+
 
 class Usual:
     """What a number usually is: the median and spread of its last WINDOW finite values."""

@@ -278,17 +278,7 @@ class Monitor:
         self.alarms.append(alarm)
         _log.warning(alarm.sentence)
         if self._log is not None:
-            self._log.write(
-                {
-                    "step": alarm.step,
-                    "alarm": alarm.code,
-                    "sentence": alarm.sentence,
-                    "cause": alarm.cause,
-                    "driver": alarm.driver,
-                    "evidence": dict(alarm.evidence),
-                },
-                now=True,
-            )
+            self._log.write(alarm.as_record(), now=True)
 
     def _say_postponed(self, step: int, clock: float) -> None:
         """Say once that the budget is what sets the distance of measurements."""

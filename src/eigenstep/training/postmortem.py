@@ -55,7 +55,7 @@ def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) 
     steps = [r for r in records if "lr" in r and "alarm" not in r]
     if not steps:
         raise InvalidValue("diagnose: nothing has been recorded yet; take some updates first")
-    told = [_plain(alarm) for alarm in alarms]
+    told = [alarm.as_record() if isinstance(alarm, Alarm) else alarm for alarm in alarms]
     jump = next((a for a in told if a["alarm"] in JUMPS), None)
     spike = int(jump["step"]) if jump else None
     measured = [r for r in steps if r.get("stability_ratio") is not None and (spike is None or r["step"] <= spike)]
@@ -93,19 +93,6 @@ def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) 
         sentence=_sentence(jump, crossed, estimate, lead, last, moved, steps),
         reasons=reasons,
     )
-
-
-def _plain(alarm: Alarm | Record) -> Record:
-    if isinstance(alarm, Alarm):
-        return {
-            "step": alarm.step,
-            "alarm": alarm.code,
-            "sentence": alarm.sentence,
-            "cause": alarm.cause,
-            "driver": alarm.driver,
-            "evidence": dict(alarm.evidence),
-        }
-    return alarm
 
 
 def _crossing(measured: list[Record]) -> tuple[tuple[int, int] | None, Record | None, Record | None]:
