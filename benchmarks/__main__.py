@@ -35,23 +35,28 @@ def section(name: str) -> str:
     return f"## {module.TITLE}\n\n`python -m benchmarks {name}`\n\n{table(*module.run())}\n"
 
 
+def keep(name: str, new: str) -> None:
+    """Put one benchmark's section into the file, and leave the others as they are there now."""
+    old = RESULTS.read_text(encoding="utf-8").split("\n## ")[1:] if RESULTS.exists() else []
+    kept = {other: "## " + part for other in NAMES for part in old if f"benchmarks {other}`" in part} | {name: new}
+    head = (
+        f"# Benchmarks\n\nMedians of interleaved runs, single thread; {platform.machine()}, Python "
+        f"{platform.python_version()}, torch {torch.__version__}. Made by `make bench`.\n"
+    )
+    text = "\n".join([head, *(kept[other].rstrip() + "\n" for other in NAMES if other in kept)])
+    RESULTS.write_text(text, encoding="utf-8")
+
+
 def main(names: list[str]) -> None:
-    """Write the sections of the benchmarks named, keeping those of the others."""
+    """Run the benchmarks named and write each one's section as soon as it is measured."""
     chosen = names or list(NAMES)
     unknown = set(chosen) - set(NAMES)
     if unknown:
         raise SystemExit(f"no benchmark {sorted(unknown)}; there are {', '.join(NAMES)}")
     torch.set_num_threads(1)
-    old = RESULTS.read_text(encoding="utf-8").split("\n## ")[1:] if RESULTS.exists() else []
-    kept = {name: "## " + part for name in NAMES for part in old if f"benchmarks {name}`" in part}
-    kept |= {name: section(name) for name in chosen}
-    head = (
-        f"# Benchmarks\n\nMedians of interleaved runs, single thread; {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}. Made by `make bench`.\n"
-    )
-    text = "\n".join([head, *(kept[name].rstrip() + "\n" for name in NAMES if name in kept)])
-    RESULTS.write_text(text, encoding="utf-8")
-    print(text)
+    for name in chosen:
+        keep(name, section(name))
+    print(RESULTS.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
