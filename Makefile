@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Rivals that list torchvision, which has no build for this torch on a CPU; they import fine without it.
+RIVALS := curvlinops-for-pytorch backpack-for-pytorch
+
 .PHONY: demo test test-slow lint bench clean
 
 demo: .venv/.package
@@ -33,11 +36,12 @@ clean:
 	$(INSTALL) --editable .
 	touch $@
 
-.venv/.dev: pyproject.toml constraints.txt | .venv/bin/pip
+.venv/.dev: pyproject.toml constraints.txt Makefile | .venv/bin/pip
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps $(RIVALS)
 	touch $@ .venv/.package
 
-.venv/.bench: pyproject.toml constraints.txt | .venv/bin/pip
+.venv/.bench: .venv/.dev
 	$(INSTALL) --editable '.[dev,bench]'
 	$(INSTALL) --no-deps pyhessian
-	touch $@ .venv/.dev .venv/.package
+	touch $@
