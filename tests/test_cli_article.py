@@ -184,7 +184,16 @@ def test_demo_meets_every_goal(tmp_path: Path) -> None:
     assert worst["linear"] <= 0.01
     assert worst["live"] <= 0.01
     assert worst["held P"] <= 0.03
-    assert whole(tmp_path) == ["limits-breast-cancer", "limits-diabetes", "limits-digits"]
+    assert whole(tmp_path) == ["advice", "limits-breast-cancer", "limits-diabetes", "limits-digits"]
+    advice = saved["advice"]
+    assert advice["diagnosis"]["verdict"] == "crawling"
+    assert advice["recommendation"]["lr"] == advice["lrs"]["recommended"] < advice["limit"]
+    ends = {name: losses[-1] for name, losses in advice["losses"].items()}
+    start = advice["losses"]["recommended"][0]
+    assert ends["recommended"] < 0.1 * start
+    assert ends["recommended"] < ends["a tenth of it"] < start < ends["above the edge"]
+    assert read_envelope(tmp_path / "recommendation.json", "recommendation")["lr"] == advice["lrs"]["recommended"]
+    assert "<script" in (tmp_path / "explorer.html").read_text(encoding="utf-8")
 
 
 def test_help_needs_no_torch() -> None:
