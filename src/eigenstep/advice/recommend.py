@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from eigenstep.advice.copies import lr_of, rates, refuse_foreign, wake
-from eigenstep.advice.critical import CriticalSharpness, critical_sharpness
-from eigenstep.advice.limit import Limit, limit_now
+from eigenstep.advice.copies import rates, refuse_foreign, wake
+from eigenstep.advice.facts import Facts
 from eigenstep.advice.recommendation import Candidate, Recommendation, put_settings
 from eigenstep.advice.rehearse import Budget, Lane, Rehearsal, Stream
 from eigenstep.advice.search import FEWEST, Search
@@ -21,7 +20,6 @@ from eigenstep.errors import InvalidValue, Unsupported
 Watch = Callable[[int, int], None]
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
 LITTLE, NOTHING = 0.2, 0.01  # nothing trains where the loss falls by less than LITTLE in all, then by less than NOTHING
-_CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
 _STILL = 0.5  # the share of parameters that never moved from which on their standing still is the reason
 
 
@@ -107,73 +105,6 @@ def _one(
         except KeyboardInterrupt:
             facts.notes.append("interrupted while the start was being measured")
     return _answer(rehearsal, search, facts, settings, horizon, time.perf_counter() - budget.began)
-
-
-class Facts:
-    """What was measured beside the rehearsals."""
-
-    def __init__(self, asleep: bool) -> None:
-        self.limit: Limit | None = None
-        self.critical: CriticalSharpness | None = None
-        self.later: list[tuple[int, float, float]] = []
-        self.still: float | None = None
-        self.notes = ["every lr was 0: read as the start of a warm-up"] if asleep else []
-        self._rehearsal: Rehearsal | None = None
-
-    def look(self, rehearsal: Rehearsal, fast: bool) -> None:
-        """Measure the limit and the critical sharpness at the start."""
-        self._rehearsal = rehearsal
-        start = rehearsal.probe.on(rehearsal.model)
-        if not math.isfinite(rehearsal.start):
-            return
-        try:
-            self.limit = limit_now(start, rehearsal.optimizer, quick=fast, sharpness=False)
-        except (Unsupported, InvalidValue) as error:
-            self.notes.append(f"no linear limit, so judged by critical sharpness and rehearsal: {error}")
-        self.critical = critical_sharpness(start, rehearsal.optimizer, tol=0.1 if fast else 0.01)
-        if self.critical.reason is not None:
-            self.notes.append(f"no critical sharpness: {self.critical.reason}")
-
-    def first_guess(self, optimizer: torch.optim.Optimizer) -> float:
-        """Where the search begins: the critical lr, else the limit, else the lr that is set."""
-        guesses = (
-            None if self.critical is None else self.critical.lr,
-            None if self.limit is None else self.limit.max_stable_lr,
-            lr_of(optimizer),
-        )
-        return next(lr for lr in guesses if lr is not None and 0 < lr < math.inf)
-
-    def follow(self, lane: Lane) -> None:
-        """Measure the limit where a rehearsal stands, from the first one's vectors, if that is cheap."""
-        if self.limit is None or self.limit.seconds > _CHEAP or self._rehearsal is None or lane.optimizer is None:
-            return
-        assert lane.model is not None
-        try:
-            found = limit_now(
-                self._rehearsal.probe.on(lane.model), lane.optimizer, start=self.limit, quick=True, sharpness=False
-            )
-        except (Unsupported, InvalidValue):
-            return
-        if math.isfinite(found.max_stable_lr):
-            self.later.append((lane.step, lane.lr, found.max_stable_lr))
-
-    def count_still(self, search: Search) -> None:
-        """The share of the trained parameters that the longest run has not moved at all."""
-        lane = search.order[0] if search.order else None
-        if lane is None or lane.model is None:
-            return
-        pairs = zip(search.rehearsal.model.parameters(), lane.model.parameters(), strict=True)
-        moved = [(int((p != q).sum()), p.numel()) for p, q in pairs if p.requires_grad]
-        self.still = 1 - sum(a for a, _ in moved) / sum(n for _, n in moved)
-
-    def warmup(self, lr: float, steps: int) -> int | None:
-        """Updates until the limit has risen above the lr, where it is below at the start; None if no warm-up is needed.
-
-        An adaptive rule's frozen limit says little while its second moments are young: there is no such advice then.
-        """
-        if self.limit is None or self.limit.adapts or lr <= self.limit.max_stable_lr:
-            return None
-        return next((step for step, at, edge in self.later if edge >= lr and at >= lr / 2), steps)
 
 
 def _answer(
