@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from eigenstep.errors import BadFile, Unsupported
+from eigenstep.spectrum import jsonable
 from eigenstep.training.norms import PIECE, Norms
-from eigenstep.training.record import LogWriter, read_log, scalars, to_json, writer_of
+from eigenstep.training.record import LogWriter, read_log, scalars, writer_of
 
 RECORDS = [
     {"step": 1, "time": 0.1, "lr": 0.1, "loss": 2.5, "grad_norm": 1.0, "update_norm": 0.1, "stability_ratio": 0.5},
@@ -106,7 +107,7 @@ def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_numbers_that_json_does_not_have() -> None:
-    assert to_json([{"a": -math.inf, "b": (math.nan, 1)}]) == [{"a": "-inf", "b": ["nan", 1]}]
+    assert jsonable([{"a": -math.inf, "b": (math.nan, 1)}]) == [{"a": "-inf", "b": ["nan", 1]}]
 
 
 def test_writers_get_what_is_known_and_finite() -> None:

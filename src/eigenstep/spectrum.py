@@ -193,6 +193,21 @@ def envelope(kind: str, content: Mapping[str, Any]) -> str:
     return json.dumps({"format": FORMAT, "version": VERSION, "kind": kind, **content}, indent=1, allow_nan=False)
 
 
+def jsonable(value: Any) -> Any:
+    """Return plain data that JSON can hold: tensors as lists, numbers that are not finite as text.
+
+    >>> jsonable({"a": (1, math.inf)})
+    {'a': [1, 'inf']}
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_envelope(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any]) -> None:
     """Write the content in its `envelope` to a file, whole or not at all."""
     write_whole(path, envelope(kind, content) + "\n")

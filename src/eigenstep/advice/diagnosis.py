@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-import torch
-
 from eigenstep.advice.critical import CriticalSharpness
 from eigenstep.advice.direction import Direction
 from eigenstep.advice.limit import Limit
@@ -17,7 +15,7 @@ from eigenstep.advice.trial import Trial
 from eigenstep.advice.verdict import VERDICTS, Facts
 from eigenstep.advice.whatif import Change
 from eigenstep.curvature import Measurement
-from eigenstep.spectrum import Spectrum, envelope
+from eigenstep.spectrum import Spectrum, envelope, jsonable
 
 KIND = "diagnosis"
 CHANGE_COLUMNS = ("change", "lr", "largest stable lr", "ratio", "rate", "updates to a tenth")
@@ -128,7 +126,7 @@ class Diagnosis:
         content["spectrum"] = None if spectrum is None else spectrum.as_dict
         content["notes"] = list(self.notes)
         content["facts"] = asdict(self.facts)
-        return dict(_plain(content))
+        return dict(jsonable(content))
 
     def to_json(self) -> str:
         """Return the diagnosis in the envelope of every file of ours, kind 'diagnosis'."""
@@ -272,14 +270,3 @@ def _slow_rows(slow: Slowness) -> list[tuple[str, str]]:
         (f"not moving within {slow.horizon:,}", still),
         (f"goes within {slow.horizon:,}", gain),
     ]
-
-
-def _plain(value: Any) -> Any:
-    """Plain data that JSON can hold."""
-    if isinstance(value, torch.Tensor):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,12 +11,10 @@ from eigenstep.advice.copies import lr_of, set_lr
 from eigenstep.advice.critical import CriticalSharpness
 from eigenstep.advice.limit import Limit
 from eigenstep.errors import InvalidValue
-from eigenstep.spectrum import envelope
+from eigenstep.spectrum import envelope, jsonable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from eigenstep.advice.report import Page
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ class Recommendation:
 
     def to_json(self) -> str:
         """Return it in the envelope of every file of ours, kind 'recommendation'; infinite numbers as text."""
-        return envelope("recommendation", _plain(self.as_dict()))
+        return envelope("recommendation", jsonable(self.as_dict()))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the probe's loss after each rehearsal against lr, the interval, the chosen lr and the limits."""
@@ -224,37 +222,3 @@ def put_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, float]
 
 def _positive(candidates: tuple[Candidate, ...]) -> bool:
     return all(v > 0 for c in candidates for v in c.losses if math.isfinite(v))
-
-
-def _plain(value: Any) -> Any:
-    """Data that JSON can hold."""
-    if isinstance(value, torch.Tensor):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def recommendation_page(r: Recommendation, target: str = "") -> "Page":
-    """Return a recommendation as a page: the answer, the figure, the evidence, what was run, the code to paste."""
-    from eigenstep import draw
-    from eigenstep.advice.report import Page
-
-    page = Page(f"The learning rate of {target}" if target else "The learning rate")
-    page.verdict(r.headline, failing=r.lr is None).text(r.reason)
-    figure, axes = draw.panels(width=6.0, height=3.4)
-    r.plot(axes[0])
-    page.figure(figure).heading("Evidence").table((), r.evidence())
-    rows = [(f"{c.lr:.4g}", str(c.steps), f"{c.losses[-1]:.4g}", "yes" if c.diverged else "no") for c in r.candidates]
-    page.heading("What was run").table(("lr", "updates", "loss", "diverged"), rows)
-    page.heading("What was not checked").table((), [(text,) for text in (*r.unchecked, *r.notes)])
-    if r.lr is not None:
-        loop = "for group in optimizer.param_groups:  # the groups' ratios are kept"
-        page.heading("Code to paste").code(f"{loop}\n    group['lr'] *= {r.lr:.4g} / {_base(r):.4g}")
-    return page
-
-
-def _base(r: Recommendation) -> float:
-    return next(lr for lr in r.groups if lr > 0)

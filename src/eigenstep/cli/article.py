@@ -27,7 +27,7 @@ def command(out: Path, as_json: bool) -> None:
     from eigenstep.article.experiments import run_experiments
     from eigenstep.article.figures import FIGURES, Results
     from eigenstep.article.tuned import tune_alike
-    from eigenstep.spectrum import write_envelope
+    from eigenstep.spectrum import jsonable, write_envelope
 
     began = time.perf_counter()
     where = common.folder(out)
@@ -37,7 +37,7 @@ def command(out: Path, as_json: bool) -> None:
         with common.progress("tuned alike") as progress:
             tuned = tune_alike(progress)
         content = as_dict(outcomes, tuned)
-        write_envelope(where / "results.json", "article", common.jsonable(content))
+        write_envelope(where / "results.json", "article", jsonable(content))
         if not as_json:
             show(outcomes, tuned)
         results, files = Results(outcomes, tuned), []

@@ -1,6 +1,5 @@
 """What the commands share: reading rules, numbers and spectra; showing tables, plain when not on a terminal."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -237,7 +236,7 @@ def value_text(value: Any) -> str:
 def cell(value: Cell) -> str:
     """Return the text of one table cell: six digits, yes or no, a dash for nothing.
 
-    >>> [cell(v) for v in (0.0380000001, 1265, True, None, math.inf, "a")]
+    >>> [cell(v) for v in (0.0380000001, 1265, True, None, float("inf"), "a")]
     ['0.038', '1,265', 'yes', '-', 'inf', 'a']
     """
     if value is None:
@@ -300,24 +299,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
 
 def print_json(kind: str, content: Mapping[str, Any]) -> None:
     """Print the content in the envelope of every file of ours; infinite and nan numbers as text."""
-    from eigenstep.spectrum import envelope
+    from eigenstep.spectrum import envelope, jsonable
 
     click.echo(envelope(kind, jsonable(content)))
-
-
-def jsonable(value: Any) -> Any:
-    """Return plain data that JSON can hold: tensors as lists, numbers that are not finite as text.
-
-    >>> jsonable({"a": (1, math.inf)})
-    {'a': [1, 'inf']}
-    """
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

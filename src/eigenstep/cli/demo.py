@@ -34,7 +34,7 @@ def command(out: Path, as_json: bool) -> None:
     predicted and found by running them on the loss itself and bisecting; how far plain Adam stays from the minimum.
     Then a network on the digits: its limit, a recommended lr, and runs below and above the edge. About two minutes.
     """
-    from eigenstep.spectrum import write_envelope
+    from eigenstep.spectrum import jsonable, write_envelope
 
     where = common.folder(out)
     content: dict[str, Any] = {}
@@ -51,7 +51,7 @@ def command(out: Path, as_json: bool) -> None:
     seconds = time.perf_counter() - began
     content |= {"seconds": round(seconds, 1), "figures": [str(file) for file in files]}
     results = where / "results.json"
-    write_envelope(results, "demo", common.jsonable(content))
+    write_envelope(results, "demo", jsonable(content))
     if as_json:
         common.print_json("demo", content)
         return

@@ -49,7 +49,7 @@ def command(
     eigenstep recommend train.py:objective --horizon 5000 --report report.html
     """
     from eigenstep.advice import recommend
-    from eigenstep.advice.recommendation import recommendation_page
+    from eigenstep.advice.report import recommendation_page
     from eigenstep.cli import target as user
 
     objective, optimizer, train = user.load_with_optimizer(target)

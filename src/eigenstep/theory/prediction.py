@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eigenstep.errors import InvalidValue
 from eigenstep.rules import LinearRule, Rule
-from eigenstep.spectrum import Spectrum
+from eigenstep.spectrum import Spectrum, jsonable
 from eigenstep.theory.answers import MOVES, Answers, effective_eigenvalues, fill_counts, notes
 from eigenstep.theory.limits import stable_directions
 from eigenstep.theory.linear import is_oscillating, iteration_matrix, linear, spectral_radius
@@ -65,16 +65,15 @@ class Prediction:
             "settled",
             "estimate",
         )
-        answers = {name: _plain(getattr(self, name)) for name in names}
-        interval = self.max_stable_lr_interval
+        answers = {name: jsonable(getattr(self, name)) for name in names}
         return {
             "rule": repr(self.rule),
             **answers,
-            "max_stable_lr_interval": None if interval is None else [_plain(v) for v in interval],
+            "max_stable_lr_interval": jsonable(self.max_stable_lr_interval),
             "eigenvalues": self.spectrum.eigenvalues.tolist(),
             "radii": self.radii.tolist(),
             "oscillating": self.oscillating.tolist(),
-            "time_constants": [_plain(v) for v in self.time_constants.tolist()],
+            "time_constants": jsonable(self.time_constants),
             "notes": list(self.notes),
             "reasons": dict(self.reasons),
         }
@@ -165,7 +164,3 @@ def _single(rule: LinearRule) -> LinearRule:
             f"{type(rule).__name__}: at lr = 0 nothing moves, so there is no rate; ask max_stable_lr for the limit"
         )
     return rule
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eigenstep.errors import BadFile, Unsupported
-from eigenstep.spectrum import FORMAT, VERSION
+from eigenstep.spectrum import FORMAT, VERSION, jsonable
 
 KIND = "monitor"
 FLUSH = 1.0  # seconds: at most what a killed run loses of its plain records; measured ones and alarms go out at once
@@ -78,7 +78,7 @@ class LogWriter:
         try:
             if before is None or before[0] is None:
                 self.path.write_bytes(b"")
-                self._lines.append(_encode(to_json({"format": FORMAT, "version": VERSION, "kind": KIND, **header})))
+                self._lines.append(_encode(jsonable({"format": FORMAT, "version": VERSION, "kind": KIND, **header})))
             else:
                 with self.path.open("r+b") as file:
                     file.truncate(before[2])
@@ -99,7 +99,7 @@ class LogWriter:
         try:
             self._lines.append(_encode(record))
         except ValueError:  # a number that JSON does not have
-            self._lines.append(_encode(to_json(record)))
+            self._lines.append(_encode(jsonable(record)))
         if now or time.monotonic() - self._flushed > FLUSH:
             self.flush()
 
@@ -116,23 +116,8 @@ def _append(path: Path, lines: list[str]) -> None:
         lines.clear()
 
 
-def to_json(value: Any) -> Any:
-    """Return plain data with 'nan', 'inf' and '-inf' in the place of numbers that JSON does not have.
-
-    >>> to_json({"loss": float("nan"), "lr": 0.1})
-    {'loss': 'nan', 'lr': 0.1}
-    """
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(v) for v in value]
-    return value
-
-
 def from_json(record: Mapping[str, Any]) -> Record:
-    """Undo `to_json` for a record: 'nan', 'inf' and '-inf' are numbers again."""
+    """Undo `jsonable` for a record: 'nan', 'inf' and '-inf' are numbers again."""
     return {k: _NUMBERS.get(v, v) if isinstance(v, str) and k not in _TEXTS else v for k, v in record.items()}
 
 
