@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 import eigenstep as es
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training import Monitor, StabilityLR
+from eigenstep.training.control import CEILING, RISE
 
 CURVATURES = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
 
@@ -21,10 +22,11 @@ class Bowl(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.ones(3, dtype=torch.float64))
-        self.scale = 1.0
+        self.scale, self.floor, self.quartic = 1.0, 0.0, 0.0
 
     def forward(self, _: object = None) -> Tensor:
-        return 0.5 * self.scale * (CURVATURES * self.w**2).sum()
+        bent = self.quartic * (self.w**4).sum() if self.quartic else 0.0
+        return 0.5 * self.scale * (CURVATURES * self.w**2).sum() + bent + self.floor
 
 
 def loss(model: nn.Module, batch: object) -> Tensor:
@@ -51,6 +53,19 @@ def train(model: Bowl, optimizer: torch.optim.Optimizer, scheduler: StabilityLR,
     return lrs
 
 
+def stand(optimizer: torch.optim.Optimizer, scheduler: StabilityLR, updates: int = 1) -> list[float]:
+    """Updates without a gradient: the weights hardly move (else another loss there would be refused), lr goes."""
+    lrs = []
+    for _ in range(updates):
+        optimizer.zero_grad()
+        optimizer.step()
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].mul_(1 + 1e-9)
+        scheduler.step()
+        lrs.append(optimizer.param_groups[0]["lr"])
+    return lrs
+
+
 @pytest.mark.parametrize(("momentum", "edge"), [(0.0, 2 / 4), (0.9, 3.8 / 4)])
 def test_the_first_update_already_runs_at_the_target(momentum: float, edge: float) -> None:
     model, optimizer, scheduler = made(momentum=momentum, target=0.6)
@@ -62,15 +77,83 @@ def test_the_first_update_already_runs_at_the_target(momentum: float, edge: floa
     assert float(model.w.detach().abs().max()) < 1  # at lr = 100 it would be 1e70
 
 
-def test_the_cap_falls_at_once_and_rises_slowly() -> None:
-    model, optimizer, scheduler = made(target=0.5, growth=1.01, every=1)
-    train(model, optimizer, scheduler, 30)
+def test_a_target_that_is_given_is_never_passed_and_lr_rises_by_a_power_of_the_losss_fall() -> None:
+    model, optimizer, scheduler = made(target=0.5, follow=0.25, every=1)
+    first = float(model().detach())
+    train(model, optimizer, scheduler, 10)
     model.scale = 10.0
-    scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 2 / 40)
-    model.scale = 1.0
-    lrs = train(model, optimizer, scheduler, 10)
-    assert [b / a for a, b in itertools.pairwise(lrs)] == pytest.approx([1.01] * 9)
+    fallen = 0.5 * 2 / 40
+    assert stand(optimizer, scheduler, 3) == pytest.approx([fallen] * 3, rel=1e-6)
+    model.scale = 0.01
+    now = float(model().detach())
+    lrs = stand(optimizer, scheduler, 100)
+    assert lrs[0] == pytest.approx(fallen * RISE) and lrs[-1] == pytest.approx(fallen * (first / now) ** 0.25)
+
+
+@pytest.mark.parametrize(("floor", "follow", "rises"), [(10, 0.5, False), (-10, 0.5, True), (-10, 0.0, False)])
+def test_where_the_loss_does_not_fall_lr_does_not_rise(floor: float, follow: float, rises: bool) -> None:
+    model, optimizer, scheduler = made(target=0.5, follow=follow, every=1)
+    before = optimizer.param_groups[0]["lr"]
+    model.scale, model.floor = 0.01, floor
+    assert (stand(optimizer, scheduler, 5)[-1] > before) == rises
+
+
+@pytest.mark.parametrize(("momentum", "usual", "edge"), [(0.0, 0.9, 2.0), (0.9, 0.4, 3.8)])
+def test_by_default_a_network_may_stay_a_while_above_the_target_and_below_the_ceiling(
+    momentum: float, usual: float, edge: float
+) -> None:
+    model, optimizer, scheduler = made(momentum=momentum, every=1)
+    before = optimizer.param_groups[0]["lr"]
+    assert before == pytest.approx(usual * edge / 4, rel=1e-6)
+    model.scale = 1.5
+    expected = [max(before * 0.99 ** (k + 1), before / 1.5) for k in range(60)]
+    assert stand(optimizer, scheduler, 60) == pytest.approx(expected, rel=1e-6)
+    model.scale = 10.0
+    assert stand(optimizer, scheduler) == pytest.approx([before / 10 * CEILING], rel=1e-6)
+
+
+def test_where_the_quadratic_ends_early_it_warms_up_as_the_loss_falls() -> None:
+    model = Bowl()
+    model.scale, model.quartic = 0.1, 1.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=100.0)
+    monitor = Monitor(es.Objective(model, loss, torch.zeros(1)), optimizer)
+    scheduler = StabilityLR(optimizer, monitor, target=0.9)
+    edge, first = monitor.probe.last.max_stable_lr, optimizer.param_groups[0]["lr"]
+    halvings = math.log2(0.9 * edge / first)
+    assert 2 <= halvings <= 5 and halvings == pytest.approx(round(halvings), abs=1e-9)
+    lrs = train(model, optimizer, scheduler, 30)
+    assert all(1 - 1e-9 <= b / a <= RISE * (1 + 1e-9) for a, b in itertools.pairwise(lrs))
+    assert lrs[-1] > 0.9 * edge
+
+
+def test_an_adaptive_methods_limit_counts_as_half_its_critical_lr_where_second_moments_are_tiny() -> None:
+    model = Bowl()
+    optimizer = torch.optim.Adam(model.parameters(), lr=10.0)
+    model().backward()
+    optimizer.step()
+    optimizer.state[model.w]["exp_avg_sq"][2] = 1e-14  # as of a unit that was dead: the edge is there, far below
+    optimizer.state[model.w]["exp_avg"][2] = 0.0
+    with torch.no_grad():
+        model.w.copy_(torch.tensor([1.0, 1.0, 1e-9]))
+    monitor = Monitor(es.Objective(model, loss, torch.zeros(1)), optimizer)
+    scheduler = StabilityLR(optimizer, monitor, target=0.4)
+    edge, critical = monitor.probe.last.max_stable_lr, monitor.probe.newest.critical.lr
+    assert 100 * edge < critical
+    train(model, optimizer, scheduler, 20)
+    assert 0.4 * edge < 0.4 * critical / 2 / 32 <= optimizer.param_groups[0]["lr"]
+
+
+def test_a_method_without_a_limit_is_held_by_its_critical_lr() -> None:
+    model = Bowl()
+    optimizer = es.Optimizer(model.parameters(), es.Lion(lr=5.0))
+    monitor = Monitor(es.Objective(model, loss, torch.zeros(1)), optimizer)
+    critical = es.critical_sharpness(monitor.objective, optimizer).lr
+    assert critical == pytest.approx(2.0, rel=0.01)  # every weight steps from 1 by lr: the loss is as it was at -1
+    scheduler = StabilityLR(optimizer, monitor, total_steps=100)
+    assert scheduler.get_last_lr() == [pytest.approx(0.4 * critical / 2, rel=0.2)]
+    lrs = train(model, optimizer, scheduler, 100)
+    assert float(model().detach()) < 1e-3 and max(lrs) <= 1
+    assert all(r["critical_lr"] > 0 and r["stability_ratio"] is None for r in monitor.measured[:1])
 
 
 def test_what_is_asked_for_is_left_alone_below_the_edge() -> None:
@@ -142,7 +225,14 @@ def test_each_measurement_is_recorded_once() -> None:
 
 
 def test_mistakes_are_refused() -> None:
-    for wrong in ({"target": -1.0}, {"target": math.nan}, {"every": 0}, {"growth": 1.0}, {"max_lr": -1.0}):
+    for wrong in (
+        {"target": -1.0},
+        {"target": math.nan},
+        {"every": 0},
+        {"follow": -1.0},
+        {"target": 0.5, "ceiling": 0.4},
+        {"max_lr": -1.0},
+    ):
         with pytest.raises(InvalidValue):
             made(**wrong)
     for wrong in ({"max_lr": [1.0, 2.0]}, {"total_steps": 0}):
@@ -156,10 +246,11 @@ def test_mistakes_are_refused() -> None:
         StabilityLR(other, scheduler.monitor)
     with pytest.raises(InvalidValue, match="schedule or max_lr"):
         StabilityLR(optimizer, scheduler.monitor, max_lr=1.0, schedule=CosineAnnealingLR(optimizer, 5))
-    lion = es.Optimizer(model.parameters(), es.Lion(lr=1e-3))
-    monitor = Monitor(es.Objective(model, loss, torch.zeros(1)), lion)
-    with pytest.raises(Unsupported, match="StabilityLR"):
-        StabilityLR(lion, monitor)
+    flat = Bowl()
+    flat.scale = 0.0
+    lion = es.Optimizer(flat.parameters(), es.Lion(lr=1e-3))
+    with pytest.raises(Unsupported, match=r"StabilityLR.*lion"):
+        StabilityLR(lion, Monitor(es.Objective(flat, loss, torch.zeros(1)), lion))
 
 
 @pytest.mark.slow

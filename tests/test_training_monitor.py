@@ -307,6 +307,11 @@ def test_a_method_without_a_limit_is_recorded_all_the_same() -> None:
     train(model, optimizer, 2, monitor.step)
     assert all(r["stability_ratio"] is None and "not measured" in r["reason"] for r in monitor.records)
     assert all(r["update_norm"] > 0 for r in monitor.records)
+    now = monitor.measure().as_record()
+    expected = es.critical_sharpness(monitor.objective, optimizer)
+    assert now["critical_lr"] == pytest.approx(expected.lr, rel=0.3)
+    assert now["critical_sharpness"] == pytest.approx(2 / now["critical_lr"])
+    assert all(r["critical_lr"] > 0 for r in monitor.records)
 
 
 def test_mistakes_are_refused_with_a_remedy() -> None:

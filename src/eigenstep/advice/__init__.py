@@ -6,6 +6,7 @@ from eigenstep.advice.diagnosis import Diagnosis
 from eigenstep.advice.limit import Limit, limit_now
 from eigenstep.advice.recommend import recommend
 from eigenstep.advice.recommendation import Recommendation
+from eigenstep.advice.trust import trusted
 from eigenstep.curvature import Objective  # handed on: training imports advice alone
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "diagnose",
     "limit_now",
     "recommend",
+    "trusted",
 ]

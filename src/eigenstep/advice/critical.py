@@ -87,7 +87,7 @@ def critical_sharpness(
     began = time.perf_counter()
     name = type(optimizer).__name__
     with objective.session():
-        update, slope, lr, notes = _pending(objective, optimizer)
+        update, slope, lr, notes = pending(objective, optimizer)
         origin = objective.value()
 
         def along(multiple: float) -> float:
@@ -129,7 +129,7 @@ def critical_sharpness(
     )
 
 
-def _pending(
+def pending(
     objective: Objective, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[Tensor, Tensor], float, float, list[str]]:
     """The update that a step of copies makes, parameter by parameter; the loss's slope along it; the lr; notes."""

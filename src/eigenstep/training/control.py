@@ -7,42 +7,56 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from eigenstep.advice import trusted
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training.monitor import Monitor
+from eigenstep.training.probe import Reading
 
-RISE = 1.1  # how fast the cap may rise in the first, free updates, where nothing is settled
+# Everything below was found on the advice benchmark's development tasks, three seeds each.
+# Target, and the power of the loss's fall by which the cap may rise: momentum carries a mini-batch's noise on for
+# 1 / (1 - momentum) updates, and needs more room below the edge; so do adaptive methods, whose limit moves with them.
+PLAIN, MOMENTUM, ADAPTIVE = (0.9, 0.5), (0.4, 0.1), (0.4, 0.1)
+CEILING = 2.0  # times a target that was not given: how far above it a fallen limit may leave the ratio
+WARM = 10.0  # the power during warm-up
+RISE, FALL = 1.2, 0.99  # the cap's fastest rise in one update; its fall between target and ceiling
 DECAY = 0.4  # the last part of total_steps, over which lr falls to zero
-# Target, growth and free updates, found on the advice benchmark's development tasks: momentum carries a mini-batch's
-# noise on for 1 / (1 - momentum) updates, and needs more room below the edge; adaptive limits rise as moments settle.
-PLAIN, MOMENTUM, ADAPTIVE = (0.8, 1.002, 20), (0.4, 1.001, 20), (0.4, 1.005, 100)
 JUMPS = ("loss-jump", "gradient-jump", "non-finite")
 STEADY, FALLING = 0.1, 0.3  # falls of log limit between measurements that lengthen and shorten their distance
 
 
 class StabilityLR(LRScheduler):
-    """Hold the stability ratio at or below `target`: lr = min(what is asked for, target * the largest stable lr).
+    """Hold the stability ratio near `target` or below: lr = min(what is asked for, a cap led by the largest stable lr).
 
     Used like any torch scheduler: step() once after each update; state_dict, get_last_lr. It measures at construction,
     before the first update, then every few updates: the distance doubles, up to `every`, while the limit holds, and
     halves when it falls. These measurements are the monitor's, on its probe and in its records, but not bound by its
-    budget. The cap falls at once, and halves when the loss jumps otherwise than by its data; it rises by at most
-    `growth` an update, by a tenth in the first twenty (adaptive methods: hundred). All groups are scaled by one factor,
-    so that their ratios stay.
+    budget. All groups are scaled by one factor, so that their ratios stay.
+
+    The cap begins at target * limit, or as far below as the loss stops being the quadratic that the limit is of (down
+    to a 32nd, see advice.trust): that is the warm-up. Until it has reached that target it may rise with the tenth power
+    of the fall of the probe's loss (at most by a fifth an update), from then on with the power `follow`: where the loss
+    does not fall, lr does not rise, however flat the place. Above the target, since the limit has fallen, it falls by
+    1% an update, and at once to `ceiling` * limit: a network at the edge flattens by itself, and an lr that runs from
+    each sharp place never comes back. It halves when the loss jumps otherwise than by its data.
+    target, follow: by default .9 and .5 for plain gradient descent, .4 and .1 with momentum and for adaptive methods.
+    ceiling: by default twice that target, and a target that is given itself, so that lr falls at once.
 
     What is asked for: `schedule`, a torch scheduler on the same optimizer, which this one then steps, so that a user's
     schedule is capped; or max_lr (a number, or one for each group), by default the lr that the optimizer has now.
-    max_lr=math.inf lets lr follow the limit. Warm-up falls out of it: where the start is sharp, the lr begins low.
-    total_steps: over the last 40% of them the cap falls to zero, which a run of known length gains by. target, growth:
-    by default .8 and 1.002 for plain gradient descent, .4 and 1.001 with momentum, .4 and 1.005 for adaptive methods.
+    max_lr=math.inf lets lr follow the cap. total_steps: over the last 40% of them the cap falls to zero, which a run of
+    known length gains by.
+
+    An adaptive method's limit counts as no less than half its critical lr (critical_sharpness, measured beside it):
+    where second moments are tiny, in dead units or at the start, a direction leaves its frozen-P edge long before the
+    loss can feel it, and renews its second moment as it does. A method without a linear limit (Lion) has that alone.
 
     Limits of the idea: following the edge greedily loses in the long run against a well tuned lr (Roulet et al. 2024,
     CDAT, arXiv 2407.06183): a high lr finds flat places, there the limit is high again, and the noise of mini-batches
-    keeps the loss up; hence the slow growth and the decay. The probe's limit is that of the full, noiseless loss; small
-    batches become unstable earlier, hence a target below 1. For an adaptive method it is the limit at its present
-    second moments. That a high lr is safe only once the sharpness has fallen is why warm-up works (Kalra and Barkeshli
-    2024, arXiv 2406.09405).
+    keeps the loss up; hence a rise that the loss has to pay for. The probe's limit is that of the full, noiseless loss;
+    small batches become unstable earlier, hence a target below 1. That a high lr is safe only once the sharpness has
+    fallen is why warm-up works (Kalra and Barkeshli 2024, arXiv 2406.09405).
 
-    Raises InvalidValue for numbers out of range, Unsupported for an optimizer that has no linear limit.
+    Raises InvalidValue for numbers out of range, Unsupported for an optimizer whose lr nothing can be said about.
 
     >>> import torch
     >>> from eigenstep.advice import Objective
@@ -65,18 +79,25 @@ class StabilityLR(LRScheduler):
         schedule: LRScheduler | None = None,
         total_steps: int | None = None,
         every: int = 20,
-        growth: float | None = None,
+        follow: float | None = None,
+        ceiling: float | None = None,
     ) -> None:
         inner = getattr(optimizer, "optimizer", None)
         plain = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
-        usual_target, usual_growth, self._free = _usual(plain)
-        target, growth = target or usual_target, growth or usual_growth
-        if not 0 < target < math.inf:
-            raise InvalidValue(f"StabilityLR: target={target!r} must be positive; 1 is the edge of stability")
-        if every < 1 or not growth > 1 or (total_steps is not None and total_steps < 1):
+        usual_target, usual_follow = _usual(plain)
+        if ceiling is None:
+            ceiling = CEILING * usual_target if target is None else target
+        target = usual_target if target is None else target
+        follow = usual_follow if follow is None else follow
+        if not 0 < target <= ceiling < math.inf:
             raise InvalidValue(
-                f"StabilityLR: every={every!r} and total_steps={total_steps!r} must be at least 1, growth={growth!r} "
-                "above 1"
+                f"StabilityLR: target={target!r} must be positive and at most ceiling={ceiling!r}; 1 is the edge of "
+                "stability"
+            )
+        if every < 1 or not 0 <= follow < math.inf or (total_steps is not None and total_steps < 1):
+            raise InvalidValue(
+                f"StabilityLR: every={every!r} and total_steps={total_steps!r} must be at least 1, follow={follow!r} "
+                "at least 0"
             )
         if schedule is not None and max_lr is not None:
             raise InvalidValue("StabilityLR: give schedule or max_lr; a schedule says itself how high lr may go")
@@ -87,24 +108,40 @@ class StabilityLR(LRScheduler):
         if schedule is None and not any(given):
             raise InvalidValue("StabilityLR: lr is 0, so that nothing is asked for; give max_lr, or schedule")
         self.monitor, self.schedule = monitor, schedule
-        self.target, self.every, self.growth, self.total_steps = float(target), every, float(growth), total_steps
+        self.target, self.ceiling, self.follow = float(target), float(ceiling), float(follow)
+        self.every, self.total_steps = every, total_steps
         self.max_lrs = given
         self._asked = given
         self._shape = _shape([float(g["lr"]) for g in groups])
-        self._limit = math.inf  # the largest stable lr of the first group that moves
-        self._seen: object = None  # the measurement that the limit is from
+        self._seen: Reading | None = None  # what the bound is from
+        self._bound = math.nan  # the largest stable lr of the first group that moves
         self._cap = math.inf
+        self._goal = math.inf  # the cap that ends the warm-up, as does a jump of the loss: the first target; then 0
+        self._lowest, self._rise = math.inf, 0.0  # of the probe's losses; what the log of the cap may still rise by
         self._distance, self._left = 1, 0
         self._told = len(monitor.alarms)
+        monitor.probe.critical = monitor.probe.critical or _adapts(plain)
         super().__init__(plain)
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the lr of each group for the next update, measuring first where that is due."""
         asked = self._next_asked()
-        self._look()
-        rise = self.growth if self.last_epoch > self._free else max(self.growth, RISE)
-        cap = min(self.target * self._limit, self._cap * rise)
-        self._cap = cap / 2 if self._alarmed() else cap
+        begins = self._seen is None
+        bound = self._look()
+        top = self.target * bound
+        if begins:
+            self._cap = trusted(self.monitor.objective, self.optimizer, top) if math.isfinite(top) else math.inf
+            self._goal = top
+        elif self._cap < top:
+            rise = min(self._rise, math.log(RISE), math.log(top / self._cap))
+            self._cap, self._rise = self._cap * math.exp(rise), self._rise - rise
+        else:
+            self._cap = max(top, min(self._cap * FALL, self.ceiling * bound))
+        jumped = self._alarmed()
+        if jumped:
+            self._cap /= 2
+        if self._goal and (jumped or self._cap >= min(top, self._goal) * (1 - 1e-9)):
+            self._goal, self._rise = 0.0, 0.0
         allowed = self._cap * self._left_over()
         first = next((lr for lr in asked if lr > 0), 0.0)
         if math.isinf(min(first, allowed)):
@@ -138,29 +175,39 @@ class StabilityLR(LRScheduler):
             self._asked = [float(group["lr"]) for group in self.optimizer.param_groups]
         return self._asked
 
-    def _look(self) -> None:
-        """Take the newest measurement, making one if it is due, and set the distance to the next by how it changed."""
+    def _look(self) -> float:
+        """Return the largest stable lr by the newest measurement, making one if it is due.
+
+        By how it changed the distance to the next is set, and by the probe's loss what the cap may rise by.
+        """
         self._left -= 1
-        newest = self.monitor.probe.last
         if self._left < 0:
             reading = self.monitor.measure(confirm=self._seen is None)
-            if reading.limit is None:
-                if self.monitor.probe.refused:
-                    raise Unsupported(f"StabilityLR: {self.monitor.probe.refused}")
-                if self._seen is None:
-                    raise InvalidValue(f"StabilityLR: {reading.reason}")
-            newest = reading.limit
+            if math.isnan(self._bound) and _bound(reading) is None:
+                raise (Unsupported if self.monitor.probe.refused else InvalidValue)(f"StabilityLR: {reading.reason}")
+        newest = self.monitor.probe.newest
         if newest is None or newest is self._seen:
             self._left = max(self._left, 0)
-            return
-        old, self._limit, self._seen = self._limit, newest.max_stable_lr, newest
-        known = 0 < old < math.inf and 0 < self._limit < math.inf
-        fell = math.log(old / self._limit) if known else FALLING
+            return self._bound
+        old, self._bound, self._seen = self._bound, _bound(newest) or self._bound, newest
+        self._descend(newest.probe_loss)
+        known = 0 < old < math.inf and 0 < self._bound < math.inf
+        fell = math.log(old / self._bound) if known else FALLING
         if fell < STEADY:
             self._distance = min(2 * self._distance, self.every)
         elif fell > FALLING:
             self._distance = max(self._distance // 2, 1)
         self._left = self._distance - 1
+        return self._bound
+
+    def _descend(self, loss: float | None) -> None:
+        """Let the cap rise by a power of the fall of the probe's loss below its lowest so far."""
+        if loss is None or not loss < self._lowest:
+            return
+        if math.isfinite(self._lowest):
+            fall = (self._lowest - loss) / max(abs(loss), 1e-30)  # a loss that is not positive falls, too
+            self._rise += (WARM if self._goal else self.follow) * math.log1p(fall)
+        self._lowest = loss
 
     def _alarmed(self) -> bool:
         """Whether the loss has jumped since the last call, other than by its data."""
@@ -183,12 +230,24 @@ def _set(group: dict[str, Any], lr: float) -> None:
         group["lr"] = lr
 
 
-def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float, int]:
-    """The default target, growth and free updates for a method."""
+def _adapts(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a method counts as adaptive here."""
     group = optimizer.param_groups[0]
-    if "betas" in group or "alpha" in group or "lr_decay" in group:
-        return ADAPTIVE
-    return MOMENTUM if group.get("momentum") else PLAIN
+    return any(name in group for name in ("betas", "alpha", "lr_decay"))
+
+
+def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    """The default target and power for a method."""
+    return ADAPTIVE if _adapts(optimizer) else MOMENTUM if optimizer.param_groups[0].get("momentum") else PLAIN
+
+
+def _bound(reading: Reading) -> float | None:
+    """The largest stable lr by a reading: its limit, or half its critical lr where that is larger; None without."""
+    limit = reading.limit.max_stable_lr if reading.limit is not None else 0.0
+    critical = reading.critical.lr if reading.critical is not None else None
+    if critical is None or (reading.limit is not None and math.isinf(critical)):
+        return limit or None
+    return max(limit, critical / 2) or None
 
 
 def _each(max_lr: float | Sequence[float], groups: int) -> list[float]:

@@ -8,21 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.advice import Limit, Objective, limit_now
+from eigenstep.advice import CriticalSharpness, Limit, Objective, critical_sharpness, limit_now
 from eigenstep.errors import EigenstepError, InvalidValue, Unsupported
 
 CONFIRM_EVERY = 10  # of the refreshes at the cadence, one in so many is certified, the others go by residuals alone
 LAYERS = 5  # shares of the sharp direction that a record names
+CRITICAL_TOL = 0.3  # the bracket of a critical lr: it moves more than that between two updates
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What one look at the probe found: `limit`, or None and the `reason`.
 
-    probe_loss: the loss there. layers: the largest shares of the sharp direction, by module. seconds: all that it took.
+    critical: where it was asked for, and always for an optimizer that has no limit. probe_loss: the loss there. layers:
+    the largest shares of the sharp direction, by module. seconds: all that it took.
     """
 
     limit: Limit | None
+    critical: CriticalSharpness | None
     reason: str | None
     probe_loss: float | None
     layers: dict[str, float]
@@ -45,6 +48,8 @@ class Reading:
             "layers": self.layers,
             "seconds": round(self.seconds, 6),
         }
+        if self.critical is not None:
+            record |= {"critical_sharpness": self.critical.value, "critical_lr": self.critical.lr}
         reason = self.reason or (limit.reasons.get("ratio") if limit and ratio is None else None)
         return record | ({"reason": reason} if reason else {})
 
@@ -67,11 +72,14 @@ class Probe:
     others state the residual only. Weights or a probe loss that are not finite, an optimizer that has no linear limit
     (Lion), and whatever else fails once training is under way, give a Reading without a limit and with the reason.
     The first measurement raises what limit_now does: then the objective or the optimizer are not what they should be.
+    `last` is the newest limit, `newest` the newest Reading that says how far lr may go; critical: measure that, too.
     """
 
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
         self.objective, self.optimizer, self.seed = objective, optimizer, seed
         self.last: Limit | None = None
+        self.newest: Reading | None = None
+        self.critical = False
         self.count = 0
         self.refused: str | None = None  # why this optimizer has no limit at all
 
@@ -79,14 +87,28 @@ class Probe:
         """Return the limit now; nothing of the user's changes."""
         began = time.perf_counter()
         probe_loss = self.loss() if loss else None
-        limit, reason = None, self.refused
+        limit, critical, reason = None, None, self.refused
         if probe_loss is not None and not math.isfinite(probe_loss):
             sick = "the weights are" if not self._finite_weights() else "the loss on the probe is"
             reason = f"not measured: {sick} not finite"
-        elif reason is None:
-            limit, reason = self._limit(confirm or self.last is None or self.count % CONFIRM_EVERY == 0)
+        else:
+            if reason is None:
+                limit, reason = self._limit(confirm or self.last is None or self.count % CONFIRM_EVERY == 0)
+            if self.critical or self.refused:
+                critical = self._critical()
         shares = layer_shares(self.objective, limit) if limit else {}
-        return Reading(limit, reason, probe_loss, shares, time.perf_counter() - began)
+        reading = Reading(limit, critical, reason, probe_loss, shares, time.perf_counter() - began)
+        if limit is not None or critical is not None:
+            self.newest = reading
+        return reading
+
+    def _critical(self) -> CriticalSharpness | None:
+        """The critical sharpness; None where the optimizer cannot be copied or its step fails."""
+        try:
+            with self._full_precision():
+                return critical_sharpness(self.objective, self.optimizer, tol=CRITICAL_TOL)
+        except (EigenstepError, RuntimeError, ArithmeticError):
+            return None
 
     def _limit(self, confirm: bool) -> tuple[Limit | None, str | None]:
         try:

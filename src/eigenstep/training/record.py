@@ -20,6 +20,7 @@ KEYS = {
     "curvature/preconditioned_sharpness": "preconditioned_sharpness",
     "curvature/stability_ratio": "stability_ratio",
     "curvature/max_stable_lr": "max_stable_lr",
+    "curvature/critical_sharpness": "critical_sharpness",
     "curvature/seconds": "seconds",
 }
 Record = dict[str, Any]
