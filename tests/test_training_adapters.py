@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -239,11 +240,15 @@ def test_importing_eigenstep_brings_neither_package() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def plain(watch: bool, compiled: bool, autocast: bool) -> tuple[list[Tensor], es.Monitor | None]:
+def plain(watch: bool, compiled: str, autocast: bool) -> tuple[list[Tensor], es.Monitor | None]:
     """Accumulation and clipping, a probe through the module that trains, autocast around everything, the step too."""
     torch.manual_seed(0)
     net: nn.Module = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(0.2), nn.Linear(16, 3))
-    model = torch.compile(net, backend="eager") if compiled else net
+    model = torch.compile(net, backend="aot_eager") if compiled == "whole" else net
+    if compiled == "in place":
+        net.compile(backend="aot_eager")
+    if compiled == "in part":
+        net[0] = torch.compile(net[0], backend="aot_eager")
     x, y = torch.randn(24, 6), torch.randint(3, (24,))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
 
@@ -266,18 +271,28 @@ def plain(watch: bool, compiled: bool, autocast: bool) -> tuple[list[Tensor], es
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_plain_loop_with_autocast_accumulation_and_clipping(autocast: bool) -> None:
-    weights, monitor = plain(True, False, autocast)
-    without, _ = plain(False, False, autocast)
+    weights, monitor = plain(True, "", autocast)
+    without, _ = plain(False, "", autocast)
     assert all(torch.equal(a, b) for a, b in zip(weights, without, strict=True))
     assert monitor is not None and len(monitor.measured) >= 4
     assert [r["step"] for r in monitor.records] == list(range(1, 9))
 
 
+@pytest.mark.parametrize("several", [{"world_size": 2, "n_gpu": 1}, {"world_size": 1, "n_gpu": 2}])
+def test_the_trainer_of_several_processes_or_devices_is_refused(several: dict[str, int]) -> None:
+    from eigenstep.training.adapters.hugging_face import MonitorCallback
+
+    with pytest.raises(Unsupported, match="several processes"):
+        MonitorCallback().on_train_begin(SimpleNamespace(**several), None, None)
+
+
 @pytest.mark.slow
-def test_a_compiled_model_is_measured_as_the_module_that_it_is() -> None:
-    weights, monitor = plain(True, True, False)
-    without, plainly = plain(True, False, False)
+@pytest.mark.parametrize("how", ["whole", "in place", "in part"])
+def test_a_compiled_model_is_measured_as_the_module_that_it_is(how: str) -> None:
+    weights, monitor = plain(True, how, False)
+    without, _ = plain(False, how, False)
     assert all(torch.equal(a, b) for a, b in zip(weights, without, strict=True))
+    _, plainly = plain(True, "", False)
     assert monitor is not None and plainly is not None
     pairs = zip(monitor.measured, plainly.measured, strict=True)
     assert all(a["sharpness"] == pytest.approx(b["sharpness"], rel=1e-6) for a, b in pairs)

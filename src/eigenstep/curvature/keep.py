@@ -132,3 +132,13 @@ def replaced(model: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
 def copied_buffers(model: nn.Module) -> dict[int, Tensor]:
     """A clone of every buffer, under the original's id: what a forward pass may write to."""
     return {id(b): b.clone() for b in model.buffers()}
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run compiled models, and compiled parts, as the modules they are: torch.compile has no second derivatives."""
+    if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield

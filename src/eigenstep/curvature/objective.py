@@ -90,7 +90,7 @@ class Objective:
         if not callable(loss):
             raise Unsupported("Objective: loss must be a function loss(model, batch) that returns the batch's loss")
         refuse_wrapped(model)
-        self.model: nn.Module = getattr(model, "_orig_mod", model)  # torch.compile has no second derivatives
+        self.model: nn.Module = getattr(model, "_orig_mod", model)  # of torch.compile
         self.loss, self.mode, self.reduction, self.dropout, self.seed = loss, mode, reduction, dropout, seed
         self._chosen = chosen_parameters(self.model, parameters)
         first = next(iter(self._chosen.values()))
@@ -187,6 +187,7 @@ class Objective:
             stack.enter_context(keep.same_gradients(self.model))
             stack.enter_context(keep.same_attributes(self.model))
             stack.enter_context(keep.in_mode(self.model, self.mode))
+            stack.enter_context(keep.uncompiled(self.model))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             yield
