@@ -78,7 +78,7 @@ class Flat(nn.Module):
         return self.inner(tokens).flatten(0, 1)
 
 
-def tasks() -> list[Task]:
+def tasks(passages: int = 2) -> list[Task]:
     """The MLP (17,226 parameters, 1,797 digits), the CNN (21,578, BatchNorm; 300 digits), the GPT (1.26 million)."""
     import character_gpt
     import digits_cnn
@@ -88,7 +88,7 @@ def tasks() -> list[Task]:
     mlp = Task("MLP", digits_mlp.objective()[0].model, images, labels)
     cnn = Task("CNN", digits_cnn.objective()[0].model, images[:300], labels[:300])
     measured = character_gpt.objective()[0]
-    tokens = next(iter(measured.batches))["tokens"][:2]
+    tokens = next(iter(measured.batches))["tokens"][:passages]
     gpt = Task("GPT", Flat(measured.model), tokens[:, :-1], tokens[:, 1:].flatten())
     return [mlp, cnn, gpt]
 

@@ -216,6 +216,62 @@ def test_the_trainer_trains_the_same_bit_for_bit(options: dict, tmp_path: Path) 
     ]
 
 
+def falling_to_the_end(scheduler: es.StabilityLR, lrs: list[float], wild: float) -> bool:
+    """Whether lr began far below what was asked for, and ended at the schedule's end."""
+    return max(lrs) < wild / 10 and lrs[-1] < max(lrs) / 3 and scheduler.get_last_lr() == [0.0]
+
+
+@pytest.mark.slow
+def test_in_lightning_stability_lr_is_a_scheduler_like_any_other(tmp_path: Path) -> None:
+    import lightning.pytorch as pl
+
+    x, y = torch.randn(64, 6, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 3
+
+    class Model(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+
+        def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            value = self.loss(batch)
+            self.monitor.step(value)
+            return value
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=1e3, momentum=0.9)
+            self.monitor = es.Monitor(es.Objective(self, Model.loss, (x, y)), optimizer)
+            self.scheduler = es.StabilityLR(optimizer, self.monitor, total_steps=40)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler, "interval": "step"}}
+
+    torch.manual_seed(0)
+    model = Model()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=5, accelerator="cpu", devices=1, enable_model_summary=False, **quiet)
+    trainer.fit(model, DataLoader(TensorDataset(x, y), batch_size=8, shuffle=True))
+    lrs = [r["lr"] for r in model.monitor.records]
+    assert len(lrs) == 40 and falling_to_the_end(model.scheduler, lrs, 1e3)
+    assert float(model.loss((x, y)).detach()) < 1.1
+
+
+@pytest.mark.slow
+def test_in_the_trainer_stability_lr_is_a_scheduler_like_any_other(tmp_path: Path) -> None:
+    from transformers import Trainer
+
+    model, _, _, made = trainer_run(False, tmp_path)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=10.0)
+    probe = made.data_collator(made.train_dataset[:16])
+    monitor = es.Monitor(es.Objective(model, lambda m, b: m(**b).loss, dict(probe)), optimizer)
+    scheduler = es.StabilityLR(optimizer, monitor, total_steps=10)
+    trainer = Trainer(model=model, args=made.args, train_dataset=made.train_dataset, optimizers=(optimizer, scheduler))
+    trainer.train()
+    lrs = [r["lr"] for r in monitor.records]
+    assert len(lrs) == 10 and falling_to_the_end(scheduler, lrs, 10.0)
+    assert trainer.state.log_history[-2]["loss"] < 0.8
+
+
 def test_the_probe_of_a_training_loader_is_rows_of_its_set_and_the_loader_is_not_touched() -> None:
     from eigenstep.training.adapters.hugging_face import probe_of
 

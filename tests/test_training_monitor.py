@@ -225,6 +225,9 @@ def test_the_budget_wins_over_every_and_says_so(tmp_path: Path) -> None:
     cheap = Cadence(every=10, budget=0.1, dense=0)
     assert [s for s in range(1, 32) if cheap.due(s, False, float(s)) and not cheap.took(s, 0.001)] == [1, 11, 21, 31]
     assert not cheap.due(33, True, 33.0) and cheap.due(36, True, 36.0)  # what is urgent waits a little too
+    alarmed = Cadence(every=10, budget=0.1, dense=0)
+    taken = [s for s in range(1, 1001) if alarmed.due(s, True, float(s)) and not alarmed.took(s, 5.0)]
+    assert taken[:3] == [1, 6, 51] and alarmed.measuring <= 0.1 * 1000 + 2 * 5  # at once, on credit, then as it is paid
 
     model = network()
     optimizer = sgd(model)

@@ -22,14 +22,13 @@ PART = 0.3  # of the batch's jump, in logarithms: a probe that shows less did no
 class Evidence:
     """What is known when a loss or gradient jumps at an update.
 
-    factor: the batch's loss, or by_gradient its gradient's norm, over the usual one. probe_factor: the probe's loss at
-    the very weights over its usual.
+    factor: the batch's loss, or its gradient's norm, over the usual one. probe_factor: the probe's at the very weights,
+    its loss over its usual, its gradient's norm over the batches' usual.
     ratio: the stability ratio, the larger one of the last measurement's, scaled to the present lr, and of the state
     after the update. earlier: the verdict on a jump shortly before. moved: what moved the ratio.
     """
 
     factor: float
-    by_gradient: bool
     probe_factor: float | None
     ratio: float | None
     earlier: tuple[Cause, Driver | None] | None
@@ -45,8 +44,7 @@ def judge(evidence: Evidence) -> tuple[Cause, Driver | None]:
     grew = evidence.probe_factor
     if grew is not None and math.isfinite(grew):
         batch = math.inf if math.isnan(evidence.factor) else max(evidence.factor, 1.0)
-        # a loss is compared with a loss; where it is the gradient that jumped, a probe below a loss's own threshold
-        if grew < (LOSS_JUMP if evidence.by_gradient else min(batch, 1e6) ** PART):
+        if grew < min(batch, 1e6) ** PART:
             return "data", "gradient"
     if evidence.earlier is not None:
         return evidence.earlier
@@ -125,12 +123,13 @@ class Anomalies:
         in_episode: bool,
     ) -> Alarm:
         loss, gradient = record["loss"], record["grad_norm"]
-        probe_factor = None
-        if weights:
-            here = self.probe.loss(weights)
-            usual = median(self.quotients) if self.quotients else math.nan
-            probe_factor = here / self._scale() / usual if not math.isnan(usual) else math.nan
         by_gradient = code == "gradient-jump" or ((loss is None or math.isfinite(loss)) and code == "non-finite")
+        probe_factor = None
+        if weights and by_gradient:
+            probe_factor = _over(self.probe.gradient_norm(weights), self.grads.middle)
+        elif weights:
+            usual = median(self.quotients) if self.quotients else math.nan
+            probe_factor = self.probe.loss(weights) / self._scale() / usual
         factor = _over(gradient, self.grads.middle) if by_gradient else _over(loss, self.losses.middle)
         before, scaled, now = (last or {}).get("stability_ratio"), None, after.get("stability_ratio")
         if last is not None and before is not None:
@@ -139,12 +138,11 @@ class Anomalies:
         worse = after if ratio is not None and ratio == now else {**(last or {}), "lr": record["lr"]}
         reference = self.below or last
         moved = change(reference, self.above or worse) if reference else None
-        cause, driver = judge(
-            Evidence(factor, by_gradient, probe_factor, ratio, self.verdict if in_episode else None, moved)
-        )
+        cause, driver = judge(Evidence(factor, probe_factor, ratio, self.verdict if in_episode else None, moved))
         name, value = ("gradient's norm", gradient) if by_gradient else ("loss", loss)
         much = f", {factor:.3g} times its usual" if math.isfinite(factor) else ""
-        why = _why(cause, ratio, moved, after, probe_factor, in_episode)
+        seen = "gradient" if by_gradient else "loss"
+        why = _why(cause, ratio, moved, after, f"{seen} shows no such jump{_times(probe_factor)}", in_episode)
         sentence = f"step {record['step']}: the {name} is {value:.4g}{much}: {why}."
         evidence = {"factor": factor, "probe_factor": probe_factor, "stability_ratio": ratio, "after": after}
         return Alarm(record["step"], code, sentence, cause, driver, evidence)
@@ -158,19 +156,22 @@ def _over(value: float | None, usual: float) -> float:
     return math.inf if value is None or usual == 0 else value / usual
 
 
+def _times(factor: float | None) -> str:
+    return f" ({factor:.3g} times the usual)" if factor and math.isfinite(factor) else ""
+
+
 def _why(
     cause: Cause,
     ratio: float | None,
     moved: Change | None,
     after: Mapping[str, Any],
-    probe_factor: float | None,
+    on_probe: str,
     in_episode: bool,
 ) -> str:
     if in_episode and cause != "unclear":
         return f"{cause}, in the wake of the jump before"
     if cause == "data":
-        grew = f" ({probe_factor:.3g} times its usual)" if probe_factor and math.isfinite(probe_factor) else ""
-        return f"data: at the same weights the fixed probe's loss shows no such jump{grew}; look at this update's batch"
+        return f"data: at the same weights the fixed probe's {on_probe}; look at this update's batch"
     if cause == "curvature":
         limit = after.get("max_stable_lr")
         below = f"; an lr below {limit:.3g} would be stable now" if limit and math.isfinite(limit) else ""

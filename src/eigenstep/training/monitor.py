@@ -253,7 +253,9 @@ class Monitor:
             self._write(record["step"], scalars(record))
 
     def _after(self) -> Record:
-        """The state after the update under judgement, measured at once."""
+        """The state after the update under judgement, measured at once; empty where the budget is overdrawn."""
+        if not self.cadence.affordable(time.perf_counter(), credit=True):
+            return {}
         reading = self.probe.measure()
         self._ahead = self._state(), reading
         self.cadence.took(self.count + 1, reading.seconds)

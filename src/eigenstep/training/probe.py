@@ -134,6 +134,15 @@ class Probe:
             except InvalidValue:  # the objective's own check of a loss that is not finite
                 return math.nan
 
+    def gradient_norm(self, weights: dict[int, Tensor]) -> float:
+        """The norm of the probe's gradient at `weights` (by id of the parameter); nan where it cannot be computed."""
+        with self.objective.session(), self._full_precision():
+            here = {id(p): weights.get(id(p), p).detach().clone().requires_grad_() for p in self.objective.params}
+            try:
+                return float(self.objective.gradient(here).norm())
+            except InvalidValue:
+                return math.nan
+
     def _full_precision(self) -> torch.autocast:
         """An autocast that happens to be around the optimizer's step is not the loss's own: that one stays."""
         return torch.autocast(self.objective.device.type, enabled=False)
@@ -158,7 +167,8 @@ class Cadence:
 
     The budget is the monitor's part of the whole time since the dense start: its norms and records count, but half of
     the budget is always left to measurements. Of two bounds the budget wins, and `postponed` counts the updates that
-    it made wait. Anomalies and changed settings are measured at once, at most every `rest` updates.
+    it made wait. Anomalies and changed settings (at most every `rest` updates) are measured at once, on credit: while
+    the budget is not overdrawn by more than one measurement.
     """
 
     every: int
@@ -178,7 +188,7 @@ class Cadence:
             return True
         if self.began is None:
             self.began = clock
-        if urgent and step - self.last >= self.rest:
+        if urgent and step - self.last >= self.rest and self.affordable(clock, credit=True):
             return True
         if step - self.last < self.every:
             return False
@@ -187,13 +197,13 @@ class Cadence:
         self.postponed += 1
         return False
 
-    def affordable(self, clock: float) -> bool:
-        """Whether a measurement as dear as the last one stays within the budget."""
+    def affordable(self, clock: float, *, credit: bool = False) -> bool:
+        """Whether a measurement as dear as the last stays within the budget; on credit: overdraws it by two at most."""
         if self.began is None or self.budget >= 1:
             return True
         elapsed = clock - self.began
         left = max(self.budget * elapsed - self.keeping, self.budget * elapsed / 2)
-        return self.measuring + self.cost <= left
+        return self.measuring - self.cost <= left if credit else self.measuring + self.cost <= left
 
     def took(self, step: int, seconds: float) -> None:
         """Book a measurement before update `step`."""
