@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.advice import Objective
+from eigenstep.advice.copies import lr_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training.alarms import Alarm, RatioWatch
 from eigenstep.training.anomaly import Anomalies
@@ -20,9 +21,9 @@ from eigenstep.training.norms import Norms
 from eigenstep.training.postmortem import Postmortem, after_the_fact
 from eigenstep.training.probe import Cadence, Probe, Reading
 from eigenstep.training.record import LogWriter, Record, scalars, writer_of
+from eigenstep.training.settings import described, lr_ratios, settings_of
 
 LR_CHANGE = 1.5  # a factor by which lr moves since the last measurement that calls for a new one
-_SETTINGS = ("momentum", "nesterov", "dampening", "betas", "alpha", "weight_decay", "eps", "delta", "amsgrad")
 _log = logging.getLogger("eigenstep")
 
 
@@ -162,7 +163,7 @@ class Monitor:
         if self._pending is not None:
             self._fed = self._driven
             self._settle()
-        step, lr, settings = self.count + 1, self.lr(), self._settings_now()
+        step, lr, settings = self.count + 1, lr_of(self.optimizer), settings_of(self.optimizer)
         urgent = self._moved(lr, settings)
         self._settings = settings
         self._next = {"step": step, "time": 0.0, "lr": lr, "loss": None, "grad_norm": None, "update_norm": None}
@@ -196,10 +197,6 @@ class Monitor:
         if self._held or self._fed is False:
             self._settle()
         self.cadence.kept(record["step"], time.perf_counter() - began)
-
-    def lr(self) -> float:
-        """The lr of the first param group that moves, 0 if none does."""
-        return next((float(g["lr"]) for g in self.optimizer.param_groups if g["lr"] > 0), 0.0)
 
     def diagnose(self) -> Postmortem:
         """Return when the ratio crossed 1, what the loss did then, what was behind it, and what to change."""
@@ -242,7 +239,7 @@ class Monitor:
         """Put a measurement into the record of the update under way, and look at it."""
         record = self._next
         assert record is not None
-        record |= {**reading.as_record(record["lr"]), "settings": self._described()}
+        record |= {**reading.as_record(record["lr"]), "settings": described(self.optimizer)}
         self._anomalies.measured(record)
         alarm = self._ratios.look(record)
         if alarm is not None:
@@ -259,7 +256,8 @@ class Monitor:
         reading = self.probe.measure()
         self._ahead = self._state(), reading
         self.cadence.took(self.count + 1, reading.seconds)
-        return {"step": self.count, "lr": self.lr(), **reading.as_record(self.lr()), "settings": self._described()}
+        lr = lr_of(self.optimizer)
+        return {"step": self.count, "lr": lr, **reading.as_record(lr), "settings": described(self.optimizer)}
 
     def _settle(self) -> None:
         """Close the pending record: its loss, its alarms, its line in the log."""
@@ -302,30 +300,17 @@ class Monitor:
         known = self._last["lr"] if self._last else 0.0
         return lr > 0 and not known / LR_CHANGE <= lr <= known * LR_CHANGE
 
-    def _settings_now(self) -> tuple[Any, ...]:
-        return tuple([group.get(name) for group in self.optimizer.param_groups for name in _SETTINGS])
-
-    def _described(self) -> str:
-        """The settings in words, one set a group, equal ones once."""
-        groups = [
-            " ".join(f"{name}={group[name]}" for name in _SETTINGS if group.get(name) is not None)
-            for group in self.optimizer.param_groups
-        ]
-        return "; ".join(dict.fromkeys(groups))
-
     def _state(self) -> tuple[Any, ...]:
         """What a measurement depends on, but for a common factor of the lr."""
-        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
-        largest = max(lrs)
-        ratios = tuple(round(lr / largest, 9) if largest > 0 else 1.0 for lr in lrs)
-        return self._settings_now(), ratios, tuple(p._version for p in self._norms.params), self.count
+        versions = tuple(p._version for p in self._norms.params)
+        return settings_of(self.optimizer), lr_ratios(self.optimizer), versions, self.count
 
     def _header(self) -> dict[str, Any]:
         return {
             "eigenstep": version("eigenstep"),
             "torch": torch.__version__,
             "optimizer": type(self.optimizer).__name__,
-            "settings": self._described(),
+            "settings": described(self.optimizer),
             "every": self.every,
             "budget": self.budget,
             "dense": self.cadence.dense,
