@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -253,8 +254,20 @@ def test_mistakes_are_refused() -> None:
         StabilityLR(lion, Monitor(es.Objective(flat, loss, torch.zeros(1)), lion))
 
 
+WILD: dict[str, Callable[[Iterable[Tensor]], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=20.0),
+    "momentum": lambda p: torch.optim.SGD(p, lr=20.0, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=20.0, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=5.0),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=5.0, weight_decay=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=5.0),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=50.0),
+    "lion": lambda p: es.Optimizer(p, es.Lion(lr=5.0)),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("kind", WILD)
 def test_a_network_started_far_above_the_edge_is_rescued(kind: str) -> None:
     from sklearn.datasets import load_digits
 
@@ -267,9 +280,7 @@ def test_a_network_started_far_above_the_edge_is_rescued(kind: str) -> None:
     def final(rescue: bool) -> float:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=5.0)
-        if kind != "adam":
-            optimizer = torch.optim.SGD(model.parameters(), lr=20.0, momentum=0.9 if kind == "momentum" else 0.0)
+        optimizer = WILD[kind](model.parameters())
         scheduler = None
         if rescue:
             monitor = Monitor(es.Objective(model, cross_entropy, (x[:256], y[:256])), optimizer)

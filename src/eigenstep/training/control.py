@@ -231,9 +231,8 @@ def _set(group: dict[str, Any], lr: float) -> None:
 
 
 def _adapts(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a method counts as adaptive here."""
-    group = optimizer.param_groups[0]
-    return any(name in group for name in ("betas", "alpha", "lr_decay"))
+    """Whether a method counts as adaptive here, told by its hyperparameters."""
+    return any(name in optimizer.param_groups[0] for name in ("eps", "betas"))
 
 
 def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
