@@ -227,7 +227,11 @@ def test_the_budget_wins_over_every_and_says_so(tmp_path: Path) -> None:
     assert not cheap.due(33, True, 33.0) and cheap.due(36, True, 36.0)  # what is urgent waits a little too
     alarmed = Cadence(every=10, budget=0.1, dense=0)
     taken = [s for s in range(1, 1001) if alarmed.due(s, True, float(s)) and not alarmed.took(s, 5.0)]
-    assert taken[:3] == [1, 6, 51] and alarmed.measuring <= 0.1 * 1000 + 2 * 5  # at once, on credit, then as it is paid
+    alarmed.took(1000, 50.0, certified=True)
+    assert alarmed.affordable(2000.0) and not alarmed.affordable(2000.0, certified=True)  # which costs more
+    assert (
+        taken[:3] == [1, 6, 51] and alarmed.measuring - 50 <= 0.1 * 1000 + 2 * 5
+    )  # at once, on credit, then as it is paid
 
     model = network()
     optimizer = sgd(model)

@@ -182,7 +182,7 @@ class StabilityLR(LRScheduler):
         """
         self._left -= 1
         if self._left < 0:
-            reading = self.monitor.measure(confirm=self._seen is None)
+            reading = self.monitor.measure(confirm=True if self._seen is None else None)
             if math.isnan(self._bound) and _bound(reading) is None:
                 raise (Unsupported if self.monitor.probe.refused else InvalidValue)(f"StabilityLR: {reading.reason}")
         newest = self.monitor.probe.newest

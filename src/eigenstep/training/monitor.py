@@ -150,11 +150,15 @@ class Monitor:
         if self._pending is not None:
             self._settle()
 
-    def measure(self, *, confirm: bool = False) -> Reading:
-        """Measure now, whatever the budget says; the next update's record will hold it. Nothing else is changed."""
-        reading = self.probe.measure(confirm=confirm)
+    def measure(self, *, confirm: bool | None = None) -> Reading:
+        """Measure now, whatever the budget says; the next update's record will hold it. Nothing else is changed.
+
+        confirm: whether it is to be certified; by default one in ten is.
+        """
+        certified = self.probe.confirms if confirm is None else confirm
+        reading = self.probe.measure(confirm=certified)
         self._ahead = self._state(), reading
-        self.cadence.took(self.count + 1, reading.seconds)
+        self.cadence.took(self.count + 1, reading.seconds, certified=certified)
         return reading
 
     def before_update(self) -> None:
@@ -172,12 +176,8 @@ class Monitor:
         if ahead is not None and ahead[0] == self._state():
             self._take(ahead[1])
         elif self.cadence.due(step, urgent, began):
-            reading = self.probe.measure()
-            unsure = reading.limit is not None and not reading.limit.certified
-            if unsure and self._ratios.suspects({**self._next, **reading.as_record(lr)}):
-                reading = self.probe.measure(confirm=True)
+            reading = self._measured(step, began)
             spent = time.perf_counter() - began
-            self.cadence.took(step, spent)
             self._take(reading)
         elif self.cadence.postponed == 1:
             self._say_postponed(step, began)
@@ -213,7 +213,9 @@ class Monitor:
         return {
             "count": self.count,
             "time": time.perf_counter() - self._began,
-            "cadence": {k: v for k, v in vars(self.cadence).items() if k in ("measuring", "keeping", "cost", "last")},
+            "cadence": {
+                k: v for k, v in vars(self.cadence).items() if k in ("measuring", "keeping", "cost", "dear", "last")
+            },
             "training": 0.0 if self.cadence.began is None else time.perf_counter() - self.cadence.began,
         }
 
@@ -235,6 +237,19 @@ class Monitor:
         if self._log is not None and self._log.last > count:
             self._log.write({"resumed": count}, now=True)
 
+    def _measured(self, step: int, clock: float) -> Reading:
+        """Measure as is due: certified in its turn and where an alarm would come of it, if the budget pays for that."""
+        certified = self.probe.confirms and self.cadence.affordable(clock, certified=True)
+        reading = self.probe.measure(confirm=certified)
+        self.cadence.took(step, reading.seconds, certified=certified)
+        unsure = reading.limit is not None and not reading.limit.certified
+        if unsure and self.cadence.affordable(time.perf_counter(), certified=True):
+            assert self._next is not None
+            if self._ratios.suspects({**self._next, **reading.as_record(self._next["lr"])}):
+                reading = self.probe.measure(confirm=True)
+                self.cadence.took(step, reading.seconds, certified=True)
+        return reading
+
     def _take(self, reading: Reading) -> None:
         """Put a measurement into the record of the update under way, and look at it."""
         record = self._next
@@ -253,9 +268,7 @@ class Monitor:
         """The state after the update under judgement, measured at once; empty where the budget is overdrawn."""
         if not self.cadence.affordable(time.perf_counter(), credit=True):
             return {}
-        reading = self.probe.measure()
-        self._ahead = self._state(), reading
-        self.cadence.took(self.count + 1, reading.seconds)
+        reading = self.measure(confirm=False)
         lr = lr_of(self.optimizer)
         return {"step": self.count, "lr": lr, **reading.as_record(lr), "settings": described(self.optimizer)}
 

@@ -68,9 +68,10 @@ def _ratios(limit: Limit, lr: float) -> tuple[float | None, float | None, float 
 class Probe:
     """Measures an optimizer's limit on an objective again and again, each time from the last one's vectors.
 
-    The first measurement, and one in CONFIRM_EVERY after it, is certified (contracts: residual and identity); the
-    others state the residual only. Weights or a probe loss that are not finite, an optimizer that has no linear limit
-    (Lion), and whatever else fails once training is under way, give a Reading without a limit and with the reason.
+    The first measurement is certified (contracts: residual and identity), and so is one in CONFIRM_EVERY after it
+    unless the caller says otherwise; the others state the residual only. Weights or a probe loss that are not finite,
+    an optimizer without a linear limit (Lion), and whatever else fails once training is under way, give a Reading
+    with no limit and with the reason.
     The first measurement raises what limit_now does: then the objective or the optimizer are not what they should be.
     `last` is the newest limit, `newest` the newest Reading that says how far lr may go; critical: measure that, too.
     """
@@ -81,10 +82,16 @@ class Probe:
         self.newest: Reading | None = None
         self.critical = False
         self.count = 0
+        self.unconfirmed = 0  # measurements since the last one that was to be certified
         self.refused: str | None = None  # why this optimizer has no limit at all
 
-    def measure(self, *, confirm: bool = False, loss: bool = True) -> Reading:
-        """Return the limit now; nothing of the user's changes."""
+    @property
+    def confirms(self) -> bool:
+        """Whether the next measurement is one to be certified."""
+        return self.last is None or self.unconfirmed >= CONFIRM_EVERY - 1
+
+    def measure(self, *, confirm: bool | None = None, loss: bool = True) -> Reading:
+        """Return the limit now, certified or not (by default as its turn is); nothing of the user's changes."""
         began = time.perf_counter()
         probe_loss = self.loss() if loss else None
         limit, critical, reason = None, None, self.refused
@@ -93,7 +100,7 @@ class Probe:
             reason = f"not measured: {sick} not finite"
         else:
             if reason is None:
-                limit, reason = self._limit(confirm or self.last is None or self.count % CONFIRM_EVERY == 0)
+                limit, reason = self._limit(self.confirms if confirm is None else confirm or self.last is None)
             if self.critical or self.refused:
                 critical = self._critical()
         shares = layer_shares(self.objective, limit) if limit else {}
@@ -124,6 +131,7 @@ class Probe:
                 raise  # a mistake in the objective or the optimizer, and no training lost
             return None, f"not measured: {error}"
         self.count += 1
+        self.unconfirmed = 0 if confirm else self.unconfirmed + 1
         return self.last, None
 
     def loss(self, weights: dict[int, Tensor] | None = None) -> float:
@@ -178,7 +186,8 @@ class Cadence:
     began: float | None = None
     measuring: float = 0.0
     keeping: float = 0.0
-    cost: float = 0.0  # of the last measurement
+    cost: float = 0.0  # of the last measurement that was not certified,
+    dear: float = 0.0  # and of the last that was
     last: int = -(10**9)
     postponed: int = 0
 
@@ -197,17 +206,22 @@ class Cadence:
         self.postponed += 1
         return False
 
-    def affordable(self, clock: float, *, credit: bool = False) -> bool:
+    def affordable(self, clock: float, *, credit: bool = False, certified: bool = False) -> bool:
         """Whether a measurement as dear as the last stays within the budget; on credit: overdraws it by two at most."""
         if self.began is None or self.budget >= 1:
             return True
         elapsed = clock - self.began
         left = max(self.budget * elapsed - self.keeping, self.budget * elapsed / 2)
-        return self.measuring - self.cost <= left if credit else self.measuring + self.cost <= left
+        cost = self.dear if certified else self.cost
+        return self.measuring - cost <= left if credit else self.measuring + cost <= left
 
-    def took(self, step: int, seconds: float) -> None:
+    def took(self, step: int, seconds: float, *, certified: bool = False) -> None:
         """Book a measurement before update `step`."""
-        self.last, self.cost = step, seconds
+        self.last = step
+        if certified:
+            self.dear = seconds
+        if not certified or not self.cost:
+            self.cost = seconds
         if step > self.dense:
             self.measuring += seconds
 
