@@ -225,6 +225,17 @@ def test_each_measurement_is_recorded_once() -> None:
     assert scheduler.monitor.probe.count <= len(measured) + 1  # the one for the update to come, not taken yet
 
 
+def test_a_run_does_not_depend_on_the_clock() -> None:
+    def lrs(spent: float) -> list[float]:
+        model, optimizer, scheduler = made(target=0.5, follow=2.0)
+        scheduler.monitor.cadence.measuring = spent
+        first = train(model, optimizer, scheduler, 30)
+        model.scale = 0.01  # lr rises at once, by half in three updates, which calls for measurements in between
+        return first + train(model, optimizer, scheduler, 40) + [r["step"] for r in scheduler.monitor.measured]
+
+    assert lrs(-1e9) == lrs(1e9)  # seconds of the budget spent before: it counts neither way
+
+
 def test_mistakes_are_refused() -> None:
     for wrong in (
         {"target": -1.0},

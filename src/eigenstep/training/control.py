@@ -29,8 +29,8 @@ class StabilityLR(LRScheduler):
 
     Used like any torch scheduler: step() once after each update; state_dict, get_last_lr. It measures at construction,
     before the first update, then every few updates: the distance doubles, up to `every`, while the limit holds, and
-    halves when it falls. These measurements are the monitor's, on its probe and in its records, but not bound by its
-    budget. All groups are scaled by one factor, so that their ratios stay.
+    halves when it falls. These measurements are the monitor's, on its probe and in its records; its budget is lifted,
+    so that a run depends on its seeds, not on the clock. All groups are scaled by one factor: their ratios stay.
 
     The cap begins at target * limit, or as far below as the loss stops being the quadratic that the limit is of (down
     to a 32nd, see advice.trust): that is the warm-up. Until it has reached that target it may rise with the tenth power
@@ -121,6 +121,7 @@ class StabilityLR(LRScheduler):
         self._distance, self._left = 1, 0
         self._told = len(monitor.alarms)
         monitor.probe.critical = monitor.probe.critical or _adapts(plain)
+        monitor.cadence.budget = 1.0
         super().__init__(plain)
 
     def get_lr(self) -> list[float | torch.Tensor]:
