@@ -201,9 +201,9 @@ class StabilityLR(LRScheduler):
         self._left = self._distance - 1
         return self._bound
 
-    def _descend(self, loss: float | None) -> None:
+    def _descend(self, loss: float) -> None:
         """Let the cap rise by a power of the fall of the probe's loss below its lowest so far."""
-        if loss is None or not loss < self._lowest:
+        if not loss < self._lowest:
             return
         if math.isfinite(self._lowest):
             fall = (self._lowest - loss) / max(abs(loss), 1e-30)  # a loss that is not positive falls, too

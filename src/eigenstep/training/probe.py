@@ -27,7 +27,7 @@ class Reading:
     limit: Limit | None
     critical: CriticalSharpness | None
     reason: str | None
-    probe_loss: float | None
+    probe_loss: float
     layers: dict[str, float]
     seconds: float
 
@@ -88,19 +88,19 @@ class Probe:
     @property
     def confirms(self) -> bool:
         """Whether the next measurement is one to be certified."""
-        return self.last is None or self.unconfirmed >= CONFIRM_EVERY - 1
+        return self.refused is None and (self.last is None or self.unconfirmed >= CONFIRM_EVERY - 1)
 
-    def measure(self, *, confirm: bool | None = None, loss: bool = True) -> Reading:
-        """Return the limit now, certified or not (by default as its turn is); nothing of the user's changes."""
+    def measure(self, *, confirm: bool) -> Reading:
+        """Return the limit now, certified or not (the first one always is); nothing of the user's changes."""
         began = time.perf_counter()
-        probe_loss = self.loss() if loss else None
+        probe_loss = self.loss()
         limit, critical, reason = None, None, self.refused
-        if probe_loss is not None and not math.isfinite(probe_loss):
+        if not math.isfinite(probe_loss):
             sick = "the weights are" if not self._finite_weights() else "the loss on the probe is"
             reason = f"not measured: {sick} not finite"
         else:
             if reason is None:
-                limit, reason = self._limit(self.confirms if confirm is None else confirm or self.last is None)
+                limit, reason = self._limit(confirm or self.last is None)
             if self.critical or self.refused:
                 critical = self._critical()
         shares = layer_shares(self.objective, limit) if limit else {}
