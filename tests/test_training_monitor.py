@@ -329,10 +329,8 @@ def test_mistakes_are_refused_with_a_remedy() -> None:
     for wrong in ({"every": 0}, {"budget": 0.0}, {"budget": 2.0}, {"dense": -1}, {"every": True}):
         with pytest.raises(InvalidValue):
             Monitor(objective, sgd(model), **wrong)
-    stranger = sgd(other)
-    Monitor(objective, stranger)
-    with pytest.raises(InvalidValue, match="does not hold"):
-        train(other, stranger, 1)
+    with pytest.raises(InvalidValue, match="not the model's; build the optimizer"):
+        Monitor(objective, sgd(other))
     with pytest.raises(InvalidValue, match="nothing has been recorded"):
         Monitor(objective, sgd(model)).diagnose()
     with pytest.raises(Unsupported, match="DistributedDataParallel"):

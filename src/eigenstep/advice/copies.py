@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eigenstep.curvature import Objective
+from eigenstep.curvature.parameters import refuse_outsiders
 from eigenstep.errors import InvalidValue, Unsupported
 
 _TORCHS_OWN = ("_optimizer_", "_zero_grad", "_warned")  # hooks and the like, which a copy must not carry
@@ -22,14 +23,9 @@ def refuse_foreign(what: str, objective: Objective, optimizer: Any) -> None:
         raise Unsupported(f"{what}: {name} wraps {type(inner).__name__}; pass the one that it wraps, .optimizer")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise Unsupported(f"{what}: {name} is not a torch optimizer; pass a torch.optim.Optimizer")
-    own = {id(p) for p in objective.model.parameters()}
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    if strange := sum(id(p) not in own for p in held):
-        raise InvalidValue(
-            f"{what}: {strange} of the optimizer's {len(held)} parameters are not the model's; build the optimizer "
-            "from objective.model.parameters(), after any change of the model (a copy, .to(device), new layers)"
-        )
-    if not {id(p) for p in objective.params} & {id(p) for p in held}:
+    refuse_outsiders(what, objective.model, optimizer)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not {id(p) for p in objective.params} & held:
         raise InvalidValue(
             f"{what}: the optimizer holds none of the objective's parameters; give it model.parameters()"
         )

@@ -85,6 +85,7 @@ def critical_sharpness(
         raise InvalidValue(f"critical_sharpness: tol={tol} must lie between 0 and 1, max_passes={max_passes} be >= 1")
     refuse_foreign("critical_sharpness", objective, optimizer)
     began = time.perf_counter()
+    objective = objective.per_update()
     name = type(optimizer).__name__
     with objective.session():
         update, slope, lr, notes = pending(objective, optimizer)

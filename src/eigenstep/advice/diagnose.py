@@ -1,5 +1,6 @@
 """`diagnose`: what this optimizer will do on this model, in a sentence, with everything that the sentence rests on."""
 
+import itertools
 import math
 import time
 from typing import Any
@@ -11,6 +12,7 @@ from eigenstep.advice.diagnosis import Diagnosis
 from eigenstep.advice.evidence import STAGES, Evidence, Watch
 from eigenstep.advice.spread import first_batches
 from eigenstep.curvature import Objective
+from eigenstep.curvature.parameters import refuse_outsiders
 from eigenstep.errors import InvalidValue
 
 
@@ -57,27 +59,31 @@ def diagnose(
         if (loss := _not_finite(objective)) is not None:
             return Diagnosis.diverged(loss, seconds=time.perf_counter() - began)
         _refuse_strangers(objective, optimizer)
+        objective = objective.per_update()
         evidence = Evidence(objective, optimizer, clip, horizon, quick, tol, seed, minis, tell)
         return evidence.diagnosis(began)
 
 
 def _refuse_strangers(objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-    """Raise InvalidValue unless the optimizer holds every measured parameter."""
+    """Raise InvalidValue unless the optimizer holds every measured parameter, and no others than the model's."""
     held = {id(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"]}
     if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in held]:
         raise InvalidValue(
             f"diagnose: the optimizer does not hold {missing[0]!r} ({len(missing)} of {len(objective.names)} in all); "
             "build it on this model's parameters, or choose those that it trains with Objective(parameters=...)"
         )
+    refuse_outsiders("diagnose", objective.model, optimizer)
 
 
 def _mini_batches(objective: Objective, train: Any, count: int) -> list[Any]:
-    """Some mini-batches of the loader, or the objective's own where it has several."""
-    if count < 1:
+    """Some mini-batches of the loader, or the objective's own where it has several; those of weight 0 left out."""
+    if count < 1 or (train is None and objective.batches.one):
         return []
     if train is not None:
-        return first_batches(train, count)
-    return [] if objective.batches.one else first_batches(objective.batches.source, count)
+        return [batch for batch in first_batches(train, count) if objective.batches.counts_in(batch)]
+    own = list(itertools.islice(objective.batches, count))
+    objective.batches.close()
+    return own
 
 
 def _not_finite(objective: Objective) -> float | None:

@@ -98,6 +98,7 @@ def limit_now(
     (0.5, 0.5, 4.0)
     """
     began = time.perf_counter()
+    objective = objective.per_update()
     options: dict[str, Any] = {"quick": quick, "tol": tol, "seed": seed}
     with objective.session():
         edge = edge_of(objective, optimizer)

@@ -67,6 +67,7 @@ def recommend(
     variants = [(o, {} if m is None else {"momentum": float(m)}) for o in chosen for m in (momentum or (None,))]
     _refuse(objective, chosen, horizon, budget, len(variants), momentum, clip)
     steps = budget // len(variants) if not fast else min(FAST_STEPS, budget // len(variants))
+    objective = objective.per_update()
     stream = Stream(_train(objective, train), objective.memory / 4, seed)
     answers: list[Recommendation] = []
     for number, (each, settings) in enumerate(variants):

@@ -1,6 +1,5 @@
 """Rehearsal: short real training of copies, every learning rate on the same mini-batches, measured on a fixed probe."""
 
-import copy
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from eigenstep.advice.copies import copied, set_lr, take_step
 from eigenstep.curvature import Objective, keep
-from eigenstep.curvature.data import Batches, fingerprint, is_one_batch
+from eigenstep.curvature.data import fingerprint, is_one_batch
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state
 from eigenstep.errors import EigenstepError, InvalidValue
 
@@ -233,13 +232,10 @@ class Rehearsal:
 
 def probe_of(objective: Objective) -> tuple[Objective, bool]:
     """The objective on at most PROBE_BATCHES of its batches, evenly spread; and whether those are all."""
-    objective.batches.read()
-    counts = objective.batches.counts
-    if len(counts) <= PROBE_BATCHES:
+    weights = objective.weights
+    if len(weights) <= PROBE_BATCHES:
         return objective, True
-    chosen = {round(i * (len(counts) - 1) / (PROBE_BATCHES - 1)) for i in range(PROBE_BATCHES)}
+    chosen = {round(i * (len(weights) - 1) / (PROBE_BATCHES - 1)) for i in range(PROBE_BATCHES)}
     with objective.session():
-        part = [(b, c) for i, (b, c) in enumerate(zip(objective.batches, counts, strict=True)) if i in chosen]
-    probe = copy.copy(objective)
-    probe.batches = Batches([b for b, _ in part], [c for _, c in part], objective.memory / 4)
-    return probe, False
+        part = [(b, w) for i, (b, w) in enumerate(zip(objective.batches, weights, strict=True)) if i in chosen]
+    return objective.over([b for b, _ in part], [w for _, w in part]), False

@@ -28,7 +28,7 @@ class Spread:
 
     ratios: tuple[float, ...]
     gradient_norms: tuple[float, ...]
-    samples: tuple[int, ...]
+    samples: tuple[float, ...]
     products: int
 
     @property
@@ -76,27 +76,11 @@ def first_batches(data: Any, count: int) -> list[Any]:
         return list(itertools.islice(data, count))
 
 
-def on(objective: Objective, batch: Any) -> Objective:
-    """Return the same objective, parameters included, on one other batch."""
-    other = Objective(
-        objective.model,
-        objective.loss,
-        [batch],
-        objective.mode,
-        reduction=objective.reduction,
-        dropout=objective.dropout,
-        memory=objective.memory,
-        seed=objective.seed,
-    )
-    other._chosen = dict(zip(objective.names, objective.params, strict=True))
-    return other
-
-
 def spread_of(objective: Objective, edge: Edge, batches: list[Any], start: Tensor, *, tol: float, seed: int) -> Spread:
     """Return the ratio on each of some mini-batches; inside a session. start: the whole data's eigenvector (n,)."""
     ratios, norms, sizes, products = [], [], [], 0
     for batch in batches:
-        part = on(objective, batch)
+        part = objective.over([batch])
         norms.append(vec.norm(part.gradient()))
         operator = ScaledOperator(HessianOperator(part), edge.operator.unit)
         found = measure(operator, quick=True, start=start, tol=tol, seed=seed, max_products=_PRODUCTS)

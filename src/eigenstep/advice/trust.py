@@ -29,6 +29,7 @@ def trusted(objective: Objective, optimizer: torch.optim.Optimizer, lr: float, t
     0.4
     """
     refuse_foreign("trusted", objective, optimizer)
+    objective = objective.per_update()
     with objective.session():
         update, _, own, _ = pending(objective, optimizer)
         first = objective.join([update.get(p, torch.zeros_like(p)) for p in objective.params])

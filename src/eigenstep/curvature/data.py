@@ -1,34 +1,44 @@
-"""The data of an objective: the same batches at every pass, weighted by their samples, no generator consumed."""
+"""The data of an objective: the same batches at every pass, weighted, no generator consumed."""
 
 import copy
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from eigenstep.curvature.keep import random_state, same_random_state, seed_all, set_random_state
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state, seed_own
 from eigenstep.errors import InvalidValue, Unsupported
 
-BatchSize = int | Sequence[int] | Callable[[Any], int] | None
+PerBatch = float | Sequence[float] | Callable[[Any], Any] | None
 
 
 class Batches:
     """The batches of `data`, read once and kept if they fit into `budget` bytes, read anew at every pass if not.
 
+    weight: how much each batch counts, by default its samples; batch_size: its samples, by default the tensors' common
+    first dimension. Both: a number, a list, a function of the batch. `weights`, `counts` are those of the batches that
+    count; `ignored` others have weight 0, and are never given out.
+
     Every pass over a loader begins from the same random state, so that shuffling and augmentation are the same each
     time; the user's generators are put back.
     """
 
-    def __init__(self, data: Any, batch_size: BatchSize, budget: float) -> None:
-        self.source, self.batch_size, self.budget = data, batch_size, budget
+    def __init__(self, data: Any, batch_size: PerBatch, budget: float, weight: PerBatch = None) -> None:
+        self.source, self.budget = data, budget
+        self.given = {name: _plain(name, v, data) for name, v in (("batch_size", batch_size), ("weight", weight))}
         self.kept: list[Any] | None = None
-        self.counts: list[int] = []
+        self.counts: list[float] = []
+        self.weights: list[float] = []
+        self.ignored = 0
         self.digests: list[str] = []
+        self._counting: list[bool] = []  # of every batch in the data, whether it has a weight
         self._passes: list[Generator[tuple[int, Any], None, None]] = []
         self._changed: list[str] = []  # what the source's parts did to themselves while read
         self.one = is_one_batch(data)
@@ -40,9 +50,11 @@ class Batches:
         if self.counts:
             return
         kept: list[Any] | None = []
-        counts: list[int] = []
+        counts: list[float] = []
+        weights: list[float] = []
         digests: list[str] = []
         held, again = 0.0, 0
+        told = any(given is not None for given in self.given.values())
         try:
             for turn, batch in self._pass(times=2):
                 if turn == 1:
@@ -50,11 +62,14 @@ class Batches:
                     again += 1
                     continue
                 digest, size = fingerprint(batch)
-                counts.append(self._count(len(counts), batch))
+                count = self._of("batch_size", len(counts), batch)
+                weight = self._of("weight", len(counts), batch)
+                counts.append(samples(batch) if count is None else count)
+                weights.append(counts[-1] if weight is None else weight)
                 digests.append(digest)
                 held += 0 if self._at_hand else size
                 if kept is not None:
-                    kept.append(batch)
+                    kept += [batch] if weights[-1] > 0 or not told else []
                     kept = kept if held <= self.budget else None
             self.close()
             if not self._at_hand:
@@ -68,15 +83,32 @@ class Batches:
             raise InvalidValue(
                 "Objective: data has no batches; a loader, a list or another re-iterable with some is needed"
             )
-        if len(counts) > 1 and min(counts) < 1:
+        if len(counts) > 1 and min(weights) < 1 and not told:
             raise InvalidValue(
                 "Objective: the number of samples in a batch could not be found (no tensor with a common first "
-                "dimension); "
-                "give batch_size= as a number, a list with one entry a batch, or a function of the batch"
+                "dimension); give batch_size= (or weight=, how much it counts) as a number, a list with one entry a "
+                "batch, or a function of the batch"
             )
-        if isinstance(self.batch_size, Sequence) and len(self.batch_size) != len(counts):
-            raise InvalidValue(f"Objective: batch_size has {len(self.batch_size)} entries for {len(counts)} batches")
-        self.kept, self.counts, self.digests = kept, counts, digests
+        for name, given in self.given.items():
+            if isinstance(given, Sequence) and len(given) != len(counts):
+                raise InvalidValue(f"Objective: {name} has {len(given)} entries for {len(counts)} batches")
+        self._counting = [weight > 0 or not told for weight in weights]
+        if not any(self._counting):
+            raise InvalidValue("Objective: every batch has weight 0; at least one must count")
+        self.ignored = self._counting.count(False)
+        self.counts, self.weights = (list(itertools.compress(x, self._counting)) for x in (counts, weights))
+        self.kept, self.digests = kept, digests
+
+    def counts_in(self, batch: Any) -> bool:
+        """Whether a batch of another loader would count: not if the user's function gives it weight 0."""
+        functions = [name for name, given in self.given.items() if callable(given)]
+        return all(self._of(name, 0, batch) != 0 for name in functions)
+
+    def alike(self) -> "Batches":
+        """Return the same batches, each of the same weight."""
+        twin = copy.copy(self)
+        twin.weights, twin._passes = [1.0] * len(self.weights), []
+        return twin
 
     def close(self) -> None:
         """End passes that an error left in the middle, so that what they hold is put back now and not later."""
@@ -92,7 +124,8 @@ class Batches:
         number = -1
         for number, (_, batch) in enumerate(self._pass()):
             refuse_change_of_data(number, batch, self.digests)
-            yield batch
+            if self._counting[number]:
+                yield batch
         self.close()
         refuse_change_of_data(number + 1, None, self.digests)
 
@@ -124,20 +157,48 @@ class Batches:
                     yield turn, batch
                     set_random_state(state)
 
-    def _count(self, i: int, batch: Any) -> int:
-        if self.batch_size is None:
-            return samples(batch)
-        if callable(self.batch_size):
-            count = self.batch_size(batch)
-        elif isinstance(self.batch_size, Sequence):
-            count = self.batch_size[i] if i < len(self.batch_size) else 0
+    def _of(self, name: str, i: int, batch: Any) -> float | None:
+        """What the user gave for batch `i` under `name`; None where nothing was given."""
+        given = self.given[name]
+        if given is None:
+            return None
+        if callable(given):
+            number = given(batch)
+        elif isinstance(given, Sequence):
+            number = given[i] if i < len(given) else 0.0
         else:
-            count = self.batch_size
-        if isinstance(count, bool) or int(count) != count or count < 1:
+            number = given
+        try:
+            value = math.nan if isinstance(number, bool) else float(number)
+        except (TypeError, ValueError, RuntimeError):
+            value = math.nan
+        if not 0 <= value < math.inf:
             raise InvalidValue(
-                f"Objective: batch_size gives {count!r} for batch {i}; a whole number of at least 1 is needed"
+                f"Objective: {name} gives {number!r} for batch {i}; a number of at least 0 is needed (0: not counted)"
             )
-        return int(count)
+        return value
+
+
+def _plain(name: str, found: Any, data: Any) -> PerBatch:
+    """A weight or batch size as a number, a list or a function; a list only where the batches' order is the user's."""
+    given: PerBatch = found.tolist() if isinstance(found, (Tensor, np.ndarray)) else found
+    if isinstance(given, str) or not (given is None or callable(given) or isinstance(given, (int, float, Sequence))):
+        raise InvalidValue(
+            f"Objective: {name} is a {type(given).__name__}; a number, a list with one entry a batch, or a function of "
+            "the batch is needed"
+        )
+    if isinstance(given, Sequence) and isinstance(data, DataLoader) and not _ordered(data):
+        raise InvalidValue(
+            f"Objective: {name} is a list, but the loader's order is its own; give a function of the batch, or a list "
+            "of batches as data"
+        )
+    return given
+
+
+def _ordered(loader: DataLoader[Any]) -> bool:
+    """Whether a loader goes through its data in their order."""
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    return isinstance(sampler, SequentialSampler) or not hasattr(loader.dataset, "__getitem__")
 
 
 def refuse_change_of_data(number: int, batch: Any, digests: Sequence[str]) -> None:

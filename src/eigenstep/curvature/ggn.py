@@ -38,6 +38,8 @@ class GGNOperator(Operator):
         total = torch.zeros_like(vector)
         for i, (weight, batch) in enumerate(zip(objective.weights, objective.batches, strict=True)):
             outputs, cut, loss = self._cut(i, batch, params)
+            if not outputs:
+                continue
             dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
             back = torch.autograd.grad(outputs, params, dummies, create_graph=True, materialize_grads=True)
             if i == 0:
@@ -81,6 +83,8 @@ class GGNOperator(Operator):
             loss = self.objective.checked_loss(i, batch)
         finally:
             handle.remove()
+        if not outputs and not loss.requires_grad:
+            return outputs, cut, loss
         stray = loss.requires_grad and any(
             g is not None for g in torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
         )

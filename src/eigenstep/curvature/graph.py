@@ -44,3 +44,8 @@ def refuse_hidden_parameters(loss: Tensor) -> None:
             "Objective: reentrant activation checkpointing hides the parameters inside it; use use_reentrant=False, or "
             "switch checkpointing off while measuring"
         )
+
+
+def leaves_of(loss: Tensor) -> list[Tensor]:
+    """The leaf tensors that a loss's graph reaches: those with a gradient of it, zero included."""
+    return [node.variable for node in graph_of([loss]) if hasattr(node, "variable")]

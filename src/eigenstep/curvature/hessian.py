@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from eigenstep.curvature import vectors as vec
+from eigenstep.curvature.checks import announce, refuse_change
 from eigenstep.curvature.graph import custom_functions, refuse_dead_ends
 from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
-from eigenstep.curvature.objective import Objective, announce, refuse_change
+from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import UnknownName, Unsupported
 
@@ -59,6 +60,7 @@ class HessianOperator(Operator):
         self._kept: dict[int, Any] = {}
         self._versions: list[int] = []
         self._step: float | None = None
+        self._looked: set[int] = set()  # batches whose graphs have been looked into: each may take another route
         self._suspects: set[str] = set()  # custom functions, which may have no second derivative and not say so
         self._as_checked = objective.point() == objective.facts.point
 
@@ -129,14 +131,18 @@ class HessianOperator(Operator):
         loss = objective.checked_loss(i, batch)
         if self._as_checked:
             refuse_change(i, objective.facts.losses[i], float(loss.detach()), loss.dtype)
+        if not loss.requires_grad:
+            return lambda parts, again: [torch.zeros_like(p) for p in params]
         grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
-        if i == 0:
-            self._suspects = custom_functions(loss)
+        new = i not in self._looked
+        self._looked.add(i)
+        if new:
+            self._suspects |= custom_functions(loss)
         live = [(g, k) for k, g in enumerate(grads) if g.requires_grad]
         if not live:
             return lambda parts, again: [torch.zeros_like(p) for p in params]
         outputs = [g for g, _ in live]
-        if i == 0:
+        if new:
             refuse_dead_ends(outputs)
 
         def product(parts: list[Tensor], again: bool) -> Any:

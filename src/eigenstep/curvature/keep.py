@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eigenstep.curvature.parameters import parts_of
 from eigenstep.errors import InvalidValue
 
 
@@ -95,10 +96,11 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
     """Run in 'eval', or in 'train': then a model that is training now keeps each module's own mode."""
     saved = [(m, m.training) for m in model.modules()]
     try:
-        if mode == "eval":
-            model.eval()
-        elif not model.training:
-            model.train()
+        for part in parts_of(model):
+            if mode == "eval":
+                part.eval()
+            elif not part.training:
+                part.train()
         yield
     finally:
         for m, training in saved:

@@ -1,7 +1,7 @@
 """The objective: a model, a loss and fixed data, checked before any work, and left exactly as they were found."""
 
 import copy
-import warnings
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,19 +12,21 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eigenstep.curvature import keep, repair
-from eigenstep.curvature.data import Batches, BatchSize, loose
+from eigenstep.curvature.checks import checked, refuse_change
+from eigenstep.curvature.data import Batches, PerBatch, loose
 from eigenstep.curvature.dropout import NoDropout, recurrent_dropouts
-from eigenstep.curvature.graph import refuse_hidden_parameters
+from eigenstep.curvature.graph import leaves_of, refuse_hidden_parameters
 from eigenstep.curvature.loader import subset_note
+from eigenstep.curvature.mean import not_a_mean
 from eigenstep.curvature.memory import free_bytes
-from eigenstep.curvature.parameters import chosen_parameters, refuse_wrapped
+from eigenstep.curvature.parameters import chosen_parameters, refuse_wrapped, together
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
 
 Loss = Callable[[Any, Any], Tensor]
 Mode = Literal["train", "eval"]
 Dropout = Literal["off", "fixed"]
 Reduction = Literal["mean", "sum"]
-SAME = 100.0  # units of rounding by which a loss may differ between two calls: sums in another order, on a GPU
+ONE_EACH = "the loss is a batch's sum: judged for a loop that makes one update a batch, so by the mean over batches"
 NOT_TRAINED = "not the curvature that your optimiser sees: BatchNorm is in eval mode"
 
 
@@ -36,7 +38,7 @@ class Facts:
     params: tuple[nn.Parameter, ...]
     unreached: tuple[str, ...]
     notes: tuple[str, ...]
-    graph_bytes: float  # kept by one forward pass of the first batch
+    graph_bytes: float  # kept by the forward pass of one batch, the largest
     losses: tuple[float, ...]  # of every batch, at `point`
     point: tuple[float, ...]
 
@@ -44,16 +46,21 @@ class Facts:
 class Objective:
     """The loss that is trained, as a function of the model's parameters on fixed data: L(w) = sum_b c_b loss(model, b).
 
-    loss(model, batch): a scalar, the batch's mean (then c_b = samples_b / samples) or, with reduction='sum', its sum
-    (c_b = 1). data: one batch (a tensor, tuple, dict), a list of batches, a DataLoader or any re-iterable; the same
-    batches at every pass, whatever the loader's shuffling. batch_size: samples of a batch where they are not the
-    tensors' common first dimension: a number, a list, a function of the batch.
+    model: a module, or several that are trained together, as a list or dict (a model and a criterion with parameters):
+    loss gets them as it can index them, `lambda both, batch: both[1](both[0](batch[0]), batch[1])`.
+    loss(model, batch): a scalar, the batch's mean; c_b = weight_b / (sum of the weights). weight: how much a batch
+    counts, a function of the batch (its labels that are not ignored, its class weights), a list or a number; fractions
+    and 0 are fine; default: its samples, and a note where the loss is not their mean. reduction='sum': the loss is the
+    batch's sum and L the sum over all data, c_b = 1; verdicts on an optimizer are then about one batch an update.
+    data: one batch (a tensor, tuple, dict), a list of batches, a DataLoader or any re-iterable; the same batches at
+    every pass, whatever the loader's shuffling. batch_size: samples of a batch where they are not the tensors' common
+    first dimension: a number, a list, a function of the batch.
     mode: 'train' measures what is trained: BatchNorm normalises by each batch (so how the data are cut matters to it),
     a model that is training keeps each module's own mode. 'eval' exists; with BatchNorm its results are labelled.
     dropout: 'off', or 'fixed': one mask a batch, drawn from `seed`.
     parameters: names or glob patterns; default all that require a gradient. Tied ones count once; those that the loss
-    does not reach are left out, and named in `notes`. memory: bytes for kept graphs and data (default: half of what is
-    free).
+    reaches on none of the batches are left out, and named in `notes`. memory: bytes for kept graphs and data (default:
+    half of what is free).
 
     The model, its buffers, modes and gradients, and all random states are left bit for bit, also after an error or
     Ctrl-C. Raises InvalidValue, UnknownName or Unsupported with a remedy, at the first use at the latest.
@@ -66,13 +73,14 @@ class Objective:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
         loss: Loss,
         data: Any,
         mode: Mode = "train",
         *,
+        weight: PerBatch = None,
         parameters: str | Sequence[str] | None = None,
-        batch_size: BatchSize = None,
+        batch_size: PerBatch = None,
         reduction: Reduction = "mean",
         dropout: Dropout = "off",
         memory: float | None = None,
@@ -85,12 +93,12 @@ class Objective:
         ):
             if value not in get_args(valid):
                 raise UnknownName.among(f"Objective: {name}", str(value), get_args(valid))
-        if not isinstance(model, nn.Module):
-            raise Unsupported(f"Objective: model is a {type(model).__name__}; a torch.nn.Module is needed")
+        self.model = together(model)
         if not callable(loss):
             raise Unsupported("Objective: loss must be a function loss(model, batch) that returns the batch's loss")
-        refuse_wrapped(model)
-        self.model: nn.Module = getattr(model, "_orig_mod", model)  # of torch.compile
+        if reduction == "sum" and weight is not None:
+            raise InvalidValue("Objective: a sum over all data has no weights; give weight= without reduction='sum'")
+        refuse_wrapped(self.model)
         self.loss, self.mode, self.reduction, self.dropout, self.seed = loss, mode, reduction, dropout, seed
         self._chosen = chosen_parameters(self.model, parameters)
         first = next(iter(self._chosen.values()))
@@ -99,8 +107,9 @@ class Objective:
         for p in self._chosen.values():
             self.dtype = torch.promote_types(self.dtype, p.dtype)
         self.memory = float(memory) if memory is not None else free_bytes(self.device) / 2
-        self.batches = Batches(data, batch_size, self.memory / 2)
+        self.batches = Batches(data, batch_size, self.memory / 2, weight)
         self._facts: Facts | None = None
+        self._inherits = False  # whether the parameters are another objective's, reached here or not
 
     def subset(self, parameters: str | Sequence[str]) -> "Objective":
         """Return the same objective as a function of some of its parameters only (names or glob patterns)."""
@@ -111,6 +120,23 @@ class Objective:
             chosen = part._chosen.items()
             names, params = tuple(n for n, _ in chosen), tuple(p for _, p in chosen)
             part._facts = replace(facts, names=names, params=params, unreached=())
+        return part
+
+    def over(self, data: Any, weight: PerBatch = None) -> "Objective":
+        """Return the same function of the same parameters on other data, whether or not it reaches them all there."""
+        part = copy.copy(self)
+        part.batches = Batches(data, None, self.memory / 4, weight)
+        part._chosen = dict(zip(self.names, self.params, strict=True))
+        part._facts, part._inherits = None, True
+        return part
+
+    def per_update(self) -> "Objective":
+        """Return the objective that a loop of one batch an update minimises: a mean over batches, where L is a sum."""
+        if self.reduction != "sum" or len(self.weights) == 1:
+            return self
+        part = copy.copy(self)
+        part.reduction, part.batches = "mean", self.batches.alike()
+        part._facts = replace(self.facts, notes=(*self.notes, ONE_EACH))
         return part
 
     def point(self) -> tuple[float, ...]:
@@ -158,12 +184,11 @@ class Objective:
     def weights(self) -> list[float]:
         """c_b, the weight of each batch's loss."""
         self.batches.read()
-        counts = self.batches.counts
-        return (
-            [1.0] * len(counts)
-            if self.reduction == "sum"
-            else ([1.0] if len(counts) == 1 else [c / sum(counts) for c in counts])
-        )
+        given = self.batches.weights
+        if self.reduction == "sum" or len(given) == 1:
+            return [1.0] * len(given)
+        total = math.fsum(given)
+        return [weight / total for weight in given]
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Return a vector (n,) as tensors shaped like the parameters."""
@@ -212,7 +237,7 @@ class Objective:
             return self.loss(self.model, loose(batch))
 
     def checked_loss(self, number: int, batch: Any, tensors: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Return a batch's loss, refused unless it is one finite real number that depends on the parameters."""
+        """Return a batch's loss, refused unless it is one finite real number."""
         return checked(self.batch_loss(number, batch, tensors), number)
 
     def value(self, tensors: Mapping[int, Tensor] | None = None) -> float:
@@ -226,8 +251,10 @@ class Objective:
         points = [p if tensors is None else tensors[id(p)] for p in self.params]
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         for i, (c, batch) in enumerate(zip(self.weights, self.batches, strict=True)):
-            grads = torch.autograd.grad(self.checked_loss(i, batch, tensors), points, materialize_grads=True)
-            total.add_(self.join(grads), alpha=c)
+            loss = self.checked_loss(i, batch, tensors)
+            if loss.requires_grad:
+                grads = torch.autograd.grad(loss, points, materialize_grads=True)
+                total.add_(self.join(grads), alpha=c)
         return total
 
     def at(self, vector: Tensor) -> dict[int, Tensor]:
@@ -238,41 +265,72 @@ class Objective:
         return {id(p): m for p, m in zip(self.params, moved, strict=True)}
 
     def _check(self) -> Facts:
-        """Evaluate every batch's loss, the first one's twice and with its gradient, and say what is wrong."""
+        """Evaluate every batch's loss, the first one's twice, and say what is wrong; which parameters they reach."""
         self.batches.read()
+        reached: set[int] = set()
+        outside: dict[int, nn.Parameter] = {}
+        own = {id(p) for p in self.model.parameters()} | {id(p) for p in self._chosen.values()}
+        losses: list[float] = []
+        heaviest, unmoved = 0.0, 0
+        with keep.same_parameters(self.model):
+            for i, batch in enumerate(self.batches):
+                if i == 0:
+                    first = float(self.checked_loss(0, batch).detach())
+                loss, held = self._weighed(i, batch)
+                heaviest = max(heaviest, held)
+                refuse_hidden_parameters(loss)
+                leaves = leaves_of(loss)
+                reached |= {id(leaf) for leaf in leaves}
+                outside |= {id(p): p for p in leaves if isinstance(p, nn.Parameter) and id(p) not in own}
+                unmoved += all(id(p) not in own for p in leaves)
+                losses.append(float(loss.detach()))
+                if i == 0:
+                    refuse_change(0, first, losses[0], loss.dtype)
+            strange = not_a_mean(self)
+        chosen = self._chosen.items()
+        names = tuple(n for n, p in chosen if id(p) in reached or self._inherits)
+        unreached = tuple(n for n, p in chosen if n not in names)
+        if not reached & own and not self._inherits:
+            raise InvalidValue(
+                "Objective: the loss does not depend on the trainable parameters on any batch; look for detach(), "
+                "item() or no_grad() in it"
+            )
+        if not names:
+            raise InvalidValue("Objective: the loss reaches none of the parameters that were asked for; choose others")
+        params = tuple(self._chosen[n] for n in names)
+        notes = tuple(self._notes(unreached, tuple(outside.values()), unmoved, strange))
+        return Facts(names, params, unreached, notes, heaviest, tuple(losses), self.point())
+
+    def _weighed(self, i: int, batch: Any) -> tuple[Tensor, float]:
+        """A batch's loss, and the bytes that its graph keeps beside the parameters."""
         saved: dict[int, int] = {}
 
         def weigh(tensor: Tensor) -> Tensor:
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        chosen = list(self._chosen.values())
-        losses: list[float] = []
-        grads: tuple[Tensor | None, ...] = ()
-        first = 0.0
-        with keep.same_parameters(self.model):
-            for i, batch in enumerate(self.batches):
-                if i == 0:
-                    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-                        loss = self.checked_loss(0, batch)
-                    refuse_hidden_parameters(loss)
-                    first = float(loss.detach())
-                    grads = torch.autograd.grad(loss, chosen, allow_unused=True)
-                losses.append(float(self.checked_loss(i, batch).detach()))
-        refuse_change(0, first, losses[0], loss.dtype)
-        reached = [(n, p) for (n, p), g in zip(self._chosen.items(), grads, strict=True) if g is not None]
-        unreached = tuple(n for (n, _), g in zip(self._chosen.items(), grads, strict=True) if g is None)
-        if not reached:
-            raise InvalidValue("Objective: the loss reaches none of the parameters that were asked for; choose others")
-        for p in {id(p): p for _, p in reached}.values():
+        with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+            loss = self.checked_loss(i, batch)
+        for p in self._chosen.values():
             saved.pop(p.untyped_storage().data_ptr(), None)
-        names, params = zip(*reached, strict=True)
-        notes, weight = tuple(self._notes(unreached)), float(sum(saved.values()))
-        return Facts(names, params, unreached, notes, weight, tuple(losses), self.point())
+        return loss, float(sum(saved.values()))
 
-    def _notes(self, unreached: tuple[str, ...]) -> Iterator[str]:
+    def _notes(
+        self, unreached: tuple[str, ...], outside: tuple[nn.Parameter, ...], unmoved: int, strange: str | None
+    ) -> Iterator[str]:
         if unreached:
             yield f"left out, not reached by the loss: {', '.join(unreached)}"
+        if outside:
+            yield (
+                f"the loss also depends on {len(outside)} trainable parameters outside the model, held as they are; if "
+                "they are trained, give their module too: Objective([model, other], ...)"
+            )
+        if self.batches.ignored:
+            yield f"batches of weight 0, which do not count: {self.batches.ignored}"
+        if unmoved and not self._inherits:
+            yield f"batches that reach no parameter, and count as constant: {unmoved}"
+        if strange is not None:
+            yield strange
         norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         frozen = [m for m in norms if not m.training]
         if norms and self.mode == "eval":
@@ -288,44 +346,3 @@ class Objective:
             yield "dropout switched off"
         if (drawn := subset_note(self.batches.source)) is not None:
             yield drawn
-
-
-def checked(out: Any, number: int = 0) -> Tensor:
-    """Return a batch's loss as a scalar, refused unless it is one finite real number that depends on the parameters."""
-    where = "on the first batch" if number == 0 else f"on batch {number} (counted from 0)"
-    if not isinstance(out, Tensor):
-        has = " (it has a .loss: return that)" if isinstance(getattr(out, "loss", None), Tensor) else ""
-        raise InvalidValue(
-            f"Objective: loss returned a {type(out).__name__}{has} {where}; a scalar tensor is needed, not .item()"
-        )
-    if out.numel() != 1 or out.is_complex():
-        raise InvalidValue(
-            f"Objective: loss returned a tensor of shape {tuple(out.shape)} {where}; a scalar is needed: take .mean() "
-            "over the batch, or .sum() with reduction='sum'"
-        )
-    if not bool(out.isfinite()):
-        raise InvalidValue(
-            f"Objective: the loss is {float(out.detach())}, not finite, {where}; measure where it is finite, and look "
-            "for inputs that are not"
-        )
-    if torch.is_grad_enabled() and not out.requires_grad:
-        raise InvalidValue(
-            f"Objective: the loss does not depend on the trainable parameters {where}; look for detach(), item() or "
-            "no_grad() in it"
-        )
-    return out.reshape(())
-
-
-def refuse_change(number: int, one: float, two: float, dtype: torch.dtype) -> None:
-    """Raise InvalidValue when two calls of the loss on the same batch differ by more than sums in another order may."""
-    if abs(one - two) > SAME * torch.finfo(dtype).eps * max(abs(one), 1e-30):
-        raise InvalidValue(
-            f"Objective: the loss differs between two calls on the same batch, number {number} ({one:.9g}, then "
-            f"{two:.9g}): something in it samples or keeps state; use dropout='fixed' to hold every mask, or make the "
-            "layer deterministic"
-        )
-
-
-def announce(message: str) -> None:
-    """Say aloud that another way is taken than the one asked for."""
-    warnings.warn(message, stacklevel=3)

@@ -1,13 +1,54 @@
 """Which of a model's parameters are measured, and which models cannot be."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
 
 _WRAPPED = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DataParallel", "DeepSpeedEngine")
+
+
+def together(model: Any) -> nn.Module:
+    """Return a model, or several as one: a ModuleList or ModuleDict of them; torch.compile's wrappers taken off."""
+    try:
+        if isinstance(model, Mapping) and not isinstance(model, nn.Module):
+            return nn.ModuleDict({str(name): together(part) for name, part in model.items()})
+        if isinstance(model, (list, tuple)) and model:
+            return nn.ModuleList([together(part) for part in model])
+    except (KeyError, TypeError) as error:
+        raise InvalidValue(f"Objective: a module cannot be named so ({error}); choose a plain word") from error
+    if not isinstance(model, nn.Module):
+        raise Unsupported(
+            f"Objective: model is a {type(model).__name__}; a torch.nn.Module is needed, or a list or dict of several"
+        )
+    return getattr(model, "_orig_mod", model)
+
+
+def parts_of(model: nn.Module) -> list[nn.Module]:
+    """The modules that have a mode of their own: a bare container's parts, else the model itself."""
+    return list(model.children()) if type(model) in (nn.ModuleList, nn.ModuleDict) else [model]
+
+
+def refuse_outsiders(what: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise InvalidValue if an optimizer trains parameters that are not the model's: they would not be seen."""
+    own = {id(p) for p in model.parameters()}
+    held = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    strange = sum(id(p) not in own for p in held)
+    if strange and strange == len(held):
+        raise InvalidValue(
+            f"{what}: {strange} of the optimizer's {strange} parameters are not the model's; build the optimizer from "
+            "objective.model.parameters(), after any change of the model (a copy, .to(device), new layers)"
+        )
+    if strange:
+        raise InvalidValue(
+            f"{what}: {strange} of the optimizer's {len(held)} parameters are not the model's, so what they do would "
+            "not be seen; give all modules that it trains, as with a criterion that has parameters: "
+            "Objective([model, criterion], lambda both, batch: both[1](both[0](batch[0]), batch[1]), data)"
+        )
 
 
 def refuse_wrapped(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from eigenstep.bridge import Group, rule_of
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.parameters import refuse_outsiders
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.rules import LinearRule
 
@@ -127,7 +128,8 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
 def stepped_by(objective: Objective, optimizer: torch.optim.Optimizer) -> list[tuple[Group, LinearRule]]:
     """Return, for each measured parameter, the group of the optimizer that steps it, and its rule.
 
-    Raises Unsupported for rules without a unit (sign descent, Lion), InvalidValue when a parameter is not held.
+    Raises Unsupported for rules without a unit (sign descent, Lion), InvalidValue when a parameter is not held, or when
+    the optimizer trains others that the objective's model does not have.
     """
     home: dict[int, tuple[Group, LinearRule]] = {}
     for group in rule_of(optimizer):
@@ -141,6 +143,7 @@ def stepped_by(objective: Objective, optimizer: torch.optim.Optimizer) -> list[t
             f"measure: the optimizer does not hold {missing[0]!r} ({len(missing)} parameters in all); choose the "
             "ones that it trains with Objective(parameters=...)"
         )
+    refuse_outsiders("measure", objective.model, optimizer)
     return [home[id(p)] for p in objective.params]
 
 

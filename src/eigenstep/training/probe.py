@@ -93,6 +93,7 @@ class Probe:
     def measure(self, *, confirm: bool) -> Reading:
         """Return the limit now, certified or not (the first one always is); nothing of the user's changes."""
         began = time.perf_counter()
+        self.objective = self.objective.per_update()
         probe_loss = self.loss()
         limit, critical, reason = None, None, self.refused
         if not math.isfinite(probe_loss):
