@@ -17,6 +17,9 @@ _SCAN = 2**0.5  # multiples below the crossing are looked at in this ratio,
 _DEPTH = 8  # this many of them: down to a sixteenth
 _NOISE = 20.0  # roundings of the loss within which a change of it means nothing
 _FAR = 40  # doublings after which the loss is taken never to rise
+_DEEP = 1e6  # sizes of the loss below its start; nothing with a floor is trained from so far above it
+
+GIVE_A_FLOOR = "give it a floor (a term that grows, a clamp on what shrinks to zero), or check its sign"
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,32 @@ def pending(
     slope = float(moves.double() @ gradient[0].double())
     moving = {p: d for p, d in update.items() if bool((d != 0).any())}
     return moving or update, slope, lr_of(stepper), notes
+
+
+def bottomless(objective: Objective, optimizer: torch.optim.Optimizer) -> str | None:
+    """Words for a loss that far along the pending update still falls in proportion; None if not. In a session.
+
+    For an update along which the loss never rose (multiple infinite). It is made longer until the loss has fallen by
+    _DEEP times its own size; a loss with a floor, or one that rises at last, shows that on the way.
+    """
+    update, _, _, _ = pending(objective, optimizer)
+
+    def along(multiple: float) -> float:
+        return objective.value({id(p): torch.add(p.detach(), d, alpha=multiple) for p, d in update.items()})
+
+    here, multiple = along(0.0), 2.0 ** (_FAR - 2)
+    low = along(multiple)
+    while math.isfinite(low) and here - low <= _DEEP * max(abs(here), 1.0):
+        multiple *= 2
+        last, low = low, along(multiple)
+        if not here - low > 1.5 * (here - last) > 0:
+            return None
+    if not low < here:
+        return None
+    return (
+        f"the loss is unbounded: the longer the next update, the lower it falls, from {here:.4g} to {low:.3g} at "
+        f"{multiple:.3g} times the update, so that no lr is right; {GIVE_A_FLOOR}"
+    )
 
 
 @dataclass(frozen=True)

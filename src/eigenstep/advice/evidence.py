@@ -8,25 +8,26 @@ from typing import Any
 
 import torch
 
-from eigenstep.advice.critical import CriticalSharpness, critical_sharpness
+from eigenstep.advice.critical import CriticalSharpness, bottomless, critical_sharpness
 from eigenstep.advice.diagnosis import Diagnosis
 from eigenstep.advice.direction import direction_of
 from eigenstep.advice.edge import Edge, edge_of
 from eigenstep.advice.limit import Limit, limit_now, ratio_alone
+from eigenstep.advice.silence import silence_of
 from eigenstep.advice.slow import Slowness, one_rule, slowness
 from eigenstep.advice.spread import Spread, spread_of
 from eigenstep.advice.trial import Trial, trial_of
-from eigenstep.advice.verdict import DEAD_FROM, DOWNWARDS, Facts, Silence, code_of, one_step_sentence, sentence_of
+from eigenstep.advice.verdict import Facts, Silence, code_of, one_step_sentence, sentence_of
 from eigenstep.advice.whatif import Change, what_if
 from eigenstep.bridge import rule_of
 from eigenstep.curvature import Measurement, Objective, measure, shares
 from eigenstep.curvature import vectors as vec
-from eigenstep.curvature.lanczos import Which
 from eigenstep.errors import Unsupported
 from eigenstep.rules import LinearRule
 
 Watch = Callable[[int, int, str], None]
 STAGES = ("loss and gradient", "the limit", "negative curvature", "the slow directions", "layers", "mini-batches")
+_FLOOR = 8.0  # times sharpness times loss; twice would do where the sharpness stayed what it is here
 _LAYERS = 8  # the layers with the largest shares are measured alone
 _PROBES, _STEPS = 2, 40
 _LOWEST = 60  # products for the most negative eigenvalue, to a tenth
@@ -88,6 +89,8 @@ class Evidence:
         critical = None if dead else self._critical(needed=linear is not None)
         named = direction.shares if direction is not None else ({} if dead else self._plain_shares())
         facts = self._facts(edge, limit, slow, lowest, spread, silence, trial)
+        if critical is not None and critical.multiple == math.inf:
+            facts = replace(facts, bottomless=bottomless(self.objective, self.optimizer))
         if direction is not None and limit is not None:
             off = next((change.ratio for change in changes if change.name == "nesterov off"), None)
             alone_each = tuple(limit.alone.values())
@@ -146,19 +149,10 @@ class Evidence:
         self.tell(stage, len(STAGES), STAGES[stage])
 
     def _silent(self) -> Silence:
-        """How many coordinates lie in parameters without any gradient, and what curvature reaches those."""
-        parts = self.objective.named(self.gradient)
-        names = [name for name, part in parts.items() if not bool(part.any())]
-        share = sum(parts[name].numel() for name in names) / self.objective.size
-        if share < DEAD_FROM:
-            return Silence(share)
-        part = self.objective.subset(names)
-        which: Which = "ends" if part.size > 1 else "largest"
-        found = measure(part, which=which, quick=True, tol=0.1, seed=self.seed, max_products=_LOWEST)
-        self._count(found)
-        top, bottom = float(found.values.max()), float(found.values.min())
-        size = max(abs(top), abs(bottom))
-        return Silence(share, flat=size == 0, downwards=bottom < -DOWNWARDS * size)
+        silence, found = silence_of(self.objective, self.gradient, self.seed)
+        if found is not None:
+            self._count(found)
+        return silence
 
     def _lowest(self) -> Measurement:
         found = measure(
@@ -207,8 +201,8 @@ class Evidence:
         if len(ordered) > _LAYERS:
             self.reasons["layers"] = f"the {_LAYERS} layers with the largest shares, of {len(ordered)}"
         options = {"quick": True, "tol": 0.05, "seed": self.seed}
-        lrs = {seat.name: seat.lr for seat in edge.seats}
-        moving = [block for block in ordered[:_LAYERS] if any(lrs[name] > 0 for name in blocks[block])]
+        scales = self.objective.named(edge.operator.unit.scale)  # 0 at lr = 0, and where a fresh rule has no unit
+        moving = [block for block in ordered[:_LAYERS] if any(bool(scales[name].any()) for name in blocks[block])]
         return {block: ratio_alone(self.objective, self.optimizer, blocks[block], **options) for block in moving}
 
     def _spread(self, edge: Edge, limit: Limit) -> Spread | None:
@@ -243,7 +237,7 @@ class Evidence:
             length = spread.gradient_norm if spread is not None else vec.norm(self.gradient)
             clip = min(1.0, self.clip / length) if length > 0 else 1.0
         if edge is None or limit is None:
-            return Facts(silence=silence, left=self._left(), clip=clip, horizon=self.horizon)
+            return Facts(silence=silence, left=self._left(None), clip=clip, horizon=self.horizon)
         low, high = limit.interval or (0.0, 0.0)
         sharp = limit.sharpness or 0.0
         bottom = None if lowest is None else float(lowest.values[0]) + limit.coupled_decay
@@ -262,7 +256,7 @@ class Evidence:
             trial_rises=None if trial is None else trial.rises,
             progress=1.0 if slow is None else slow.progress,
             possible=1.0 if slow is None else slow.possible,
-            left=self._left(),
+            left=self._left(limit.sharpness),
             lowest=bottom,
             silence=silence,
             clip=clip,
@@ -271,10 +265,17 @@ class Evidence:
             horizon=self.horizon,
         )
 
-    def _left(self) -> float | None:
-        """The loss over that of the same model with all measured parameters at zero; None where that says nothing."""
+    def _left(self, sharpness: float | None) -> float | None:
+        """The loss over that of the same model with all measured parameters at zero; None where zero is no floor.
+
+        A loss that is never negative has |gradient|^2 <= 2 sharpness loss.
+        """
         nothing = self.objective.value({id(p): torch.zeros_like(p) for p in self.objective.params})
-        return self.loss / nothing if math.isfinite(nothing) and nothing > 0 else None
+        if not (math.isfinite(nothing) and nothing > 0 and self.loss >= 0):
+            return None
+        if sharpness is not None and vec.norm(self.gradient) ** 2 > _FLOOR * sharpness * self.loss:
+            return None
+        return self.loss / nothing
 
     def _critical(self, *, needed: bool) -> CriticalSharpness | None:
         """The one-step quantity beside the limit, or in its place; what cannot be copied has none."""

@@ -5,10 +5,11 @@ import math
 import torch
 
 from eigenstep.advice.copies import lr_of
-from eigenstep.advice.critical import CriticalSharpness, critical_sharpness
+from eigenstep.advice.critical import CriticalSharpness, bottomless, critical_sharpness
 from eigenstep.advice.limit import Limit, limit_now
 from eigenstep.advice.rehearse import Lane, Rehearsal
 from eigenstep.advice.search import Search
+from eigenstep.advice.silence import share_of, silent_names
 from eigenstep.errors import InvalidValue, Unsupported
 
 _CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
@@ -21,6 +22,7 @@ class Facts:
         self.limit: Limit | None = None
         self.critical: CriticalSharpness | None = None
         self.later: list[tuple[int, float, float]] = []
+        self.bottomless: str | None = None
         self.still: float | None = None
         self.notes = ["every lr was 0: read as the start of a warm-up"] if asleep else []
         self._rehearsal: Rehearsal | None = None
@@ -36,6 +38,10 @@ class Facts:
         except (Unsupported, InvalidValue) as error:
             self.notes.append(f"no linear limit, so judged by critical sharpness and rehearsal: {error}")
         self.critical = critical_sharpness(start, rehearsal.optimizer, tol=0.1 if fast else 0.01)
+        if self.critical.multiple == math.inf:
+            self.bottomless = bottomless(start, rehearsal.optimizer)
+        elif self.critical.multiple:
+            rehearsal.fall = abs(self.critical.slope) * self.critical.multiple
         if self.critical.reason is not None:
             self.notes.append(f"no critical sharpness: {self.critical.reason}")
 
@@ -63,13 +69,18 @@ class Facts:
             self.later.append((lane.step, lane.lr, found.max_stable_lr))
 
     def count_still(self, search: Search) -> None:
-        """The share of the trained parameters that the longest run has not moved at all."""
+        """The share of the coordinates in parameters without a gradient, at the start and where the longest run ends.
+
+        Whole parameters only, and by their gradient on the probe: rare rows of an embedding stand still and are alive,
+        dead ones under weight decay move, and what wakes after the first updates is not dead.
+        """
         lane = search.order[0] if search.order else None
-        if lane is None or lane.model is None:
+        if lane is None or lane.model is None or lane.diverged:
             return
-        pairs = zip(search.rehearsal.model.parameters(), lane.model.parameters(), strict=True)
-        moved = [(int((p != q).sum()), p.numel()) for p, q in pairs if p.requires_grad]
-        self.still = 1 - sum(a for a, _ in moved) / sum(n for _, n in moved)
+        probe = search.rehearsal.probe
+        ends = probe.on(search.rehearsal.model), probe.on(lane.model)
+        first, last = (set(silent_names(on, on.gradient())) for on in ends)
+        self.still = share_of(ends[0], first & last)
 
     def warmup(self, lr: float, steps: int) -> int | None:
         """Updates until the limit has risen above the lr, where it is below at the start; None if no warm-up is needed.

@@ -14,13 +14,13 @@ from eigenstep.advice.facts import Facts
 from eigenstep.advice.recommendation import Candidate, Recommendation, put_settings
 from eigenstep.advice.rehearse import Budget, Lane, Rehearsal, Stream
 from eigenstep.advice.search import FEWEST, Search
+from eigenstep.advice.verdict import DEAD_FROM
 from eigenstep.curvature import Objective
 from eigenstep.errors import InvalidValue, Unsupported
 
 Watch = Callable[[int, int], None]
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
-LITTLE, NOTHING = 0.2, 0.01  # nothing trains where the loss falls by less than LITTLE in all, then by less than NOTHING
-_STILL = 0.5  # the share of parameters that never moved from which on their standing still is the reason
+LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
 
 
 def recommend(
@@ -101,7 +101,8 @@ def _one(
         try:
             facts.look(rehearsal, fast)
             search = Search(rehearsal, facts.first_guess(rehearsal.optimizer), fast, horizon, watch=facts.follow)
-            search.run()
+            if facts.bottomless is None:
+                search.run()
             facts.count_still(search)
         except KeyboardInterrupt:
             facts.notes.append("interrupted while the start was being measured")
@@ -171,33 +172,35 @@ def _unable(search: Search | None, best: Lane | None, start: float, facts: Facts
         return f"the loss is {start} at the start: no lr can mend that; begin from a finite one"
     if search is None:
         return "interrupted before anything was run"
+    if (unbounded := facts.bottomless or search.unbounded) is not None:
+        return unbounded
     if best is None:
         if search.missing is not None and not search.lanes:
             return f"nothing can be said: {search.missing}"
         if facts.critical is not None and facts.critical.reason is not None:
             return f"nothing trains here, whatever the lr: {facts.critical.reason}"
-        smallest = min((lane.lr for lane in search.lanes.values()), default=math.nan)
+        tried = sorted(lane.lr for lane in search.lanes.values())
         return (
-            f"nothing trains here: no lr down to {smallest:.2g} lowered the loss from {start:.4g}; it may be as low as "
-            "it gets, or the mini-batches may pull elsewhere than the objective's data"
+            f"nothing trains here: no lr from {tried[0]:.2g} to {tried[-1]:.2g} lowered the loss from {start:.4g}; "
+            "it may be as low as it gets, or the mini-batches may pull elsewhere than the objective's data"
         )
     fall = 1 - best.loss / start if start > 0 else math.inf
-    dead = facts.still is not None and facts.still >= _STILL
-    slow = start > 0 and (max(best.tail()) - best.loss) / start < NOTHING
-    if search.missing is not None or fall >= LITTLE or not slow:
+    stopped = start > 0 and (max(best.tail()) - best.loss) / start < NOTHING
+    if search.missing is not None or fall >= LITTLE or not stopped:
         return None
-    if fall < NOTHING and not dead:  # a plateau, as deep networks begin on, cannot be told from a floor so early
-        facts.notes.append(
-            f"the loss fell by {fall:.2%} only in {best.step} updates: a plateau, or all there is; the lr is a guess"
+    if facts.still is not None and facts.still >= DEAD_FROM:
+        return (
+            f"nothing trains here, whatever the lr: over {best.step} updates the loss went from {start:.4g} to "
+            f"{best.loss:.4g} and no further; {facts.still:.0%} of the parameters have no gradient, neither at the "
+            "start nor there, as under dead units"
         )
-        return None
-    why = "the loss may be as low as this model can bring it"
-    if dead:
-        why = f"{facts.still:.0%} of the parameters never moved, as under dead units: their gradient is zero"
-    return (
-        f"nothing trains here, whatever the lr: over {best.step} updates the loss went from {start:.4g} to "
-        f"{best.loss:.4g} and no further; {why}"
+    # A floor above zero, a plateau as deep networks begin on and a slow, steady fall cannot be told apart so early:
+    # how much the loss could lose is not known.
+    facts.notes.append(
+        f"the loss fell by {fall:.2%} in {best.step} updates, by less than {NOTHING:.0%} in the second half of them: "
+        "near its floor, on a plateau, or falling slowly; so short a run tells little about the lr then"
     )
+    return None
 
 
 def _reason(search: Search | None, best: Lane | None, facts: Facts) -> str:

@@ -10,17 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from eigenstep.advice.copies import copied, set_lr, take_step
+from eigenstep.advice.critical import GIVE_A_FLOOR
 from eigenstep.curvature import Objective, keep
 from eigenstep.curvature.data import fingerprint, is_one_batch
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state
 from eigenstep.errors import EigenstepError, InvalidValue
 
 PROBE_BATCHES = 16  # of the objective's batches, evenly spread, are the probe; with fewer, all
-_WILD = 1e6  # a mini-batch's loss this many times the first one's will not come back
+_WILD = (
+    1e6  # sizes of the problem; a mini-batch's loss so far above the first will not come back, so far below: no floor
+)
 
 
 class Spent(Exception):
     """The budget of steps, or the time, is used up; the message says which."""
+
+
+class Bottomless(Exception):
+    """The loss falls without a floor; the message says from where to where."""
 
 
 class Stream:
@@ -168,6 +175,7 @@ class Rehearsal:
             self.model.train()
         self.probe, self.whole = probe_of(objective)
         self.first = math.nan  # the first mini-batch's loss at the start
+        self.fall = 0.0  # what a first step of a sensible length takes off the loss, so that a start near 0 is no size
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -196,7 +204,13 @@ class Rehearsal:
             lane.step += 1
             if math.isnan(self.first):
                 self.first = value
-            wild = not math.isfinite(value) or abs(value) > _WILD * max(abs(self.first), 1e-12)
+            far = _WILD * max(abs(self.first), self.fall, 1e-12)
+            if value < -far:
+                raise Bottomless(
+                    f"the loss is unbounded: at lr {lane.lr:.3g} it went from {self.start:.4g} to {value:.3g} within "
+                    f"{lane.step - 1} updates and falls on, so that no lr is right; {GIVE_A_FLOOR}"
+                )
+            wild = not value <= far
             if wild or lane.step in due:
                 lane.points.append(lane.step)
                 lane.losses.append(math.inf if wild else self.loss_of(lane.model))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from eigenstep.advice.rehearse import Lane, Rehearsal, Spent
+from eigenstep.advice.rehearse import Bottomless, Lane, Rehearsal, Spent
 
 # Of the budget of steps, for 500: trials of 10 steps find the edge, then 6 candidates are run to 15 steps, 4 of them to
 # 40, 2 to 125; what is left verifies the answer. On the development tasks of benchmarks/advice such plans (5 to 7
@@ -39,6 +39,7 @@ class Search:
     stage: str = "nothing was run"
     missing: str | None = None
     verified: bool = False
+    unbounded: str | None = None  # what was seen of a loss without a floor
     watch: Callable[[Lane], None] | None = None  # called with the leader after each rung
 
     @property
@@ -53,6 +54,8 @@ class Search:
             if self.good():
                 self._halve()
                 self._verify()
+        except Bottomless as seen:
+            self.unbounded = str(seen)
         except Spent as spent:
             self.missing = f"{spent}, {self.stage}"
         except KeyboardInterrupt:
@@ -81,15 +84,15 @@ class Search:
         return max(3, min(round(share * self.rehearsal.budget.steps), self.horizon))
 
     def _trial(self, k: int) -> bool:
-        """Whether a short run at this exponent lowers the loss."""
+        """Whether a larger lr may still do: a short run at this exponent lowers the loss, or leaves it where it was."""
         lane = self.lane(k)
         self.rehearsal.run(lane, self._length(TRIAL))
         if lane.diverged:
             lane.free()
-        return lane.loss < self.rehearsal.start
+        return lane.loss <= self.rehearsal.start  # equal: too small a step to tell, as on a plateau
 
     def _bracket(self) -> None:
-        """Find two exponents next to each other, the lower of which lowers the loss and the upper does not."""
+        """Find two exponents next to each other, the lower of which does not raise the loss and the upper does."""
         self.stage = "while the edge was being looked for"
         allowed = _TRIALS * self.rehearsal.budget.steps
         far = _DECADES / math.log10(SPACING)
@@ -98,10 +101,14 @@ class Search:
             step = 2 if up else -2
             if self._trial(k + step) != up:
                 self._trial(k + step // 2)
-                return
+                break
             k += step
             if up and self._past_it(k):
-                return
+                break
+        k = min(self.lanes)
+        while not self.good() and self.rehearsal.budget.used < allowed and abs(k) < far:
+            k -= 2  # the loss stood still at first, because the step was too long: it came back to where it had been
+            self._trial(k)
 
     def _past_it(self, k: int) -> bool:
         """Whether the loss has been getting worse for a factor of 64: what lies above is not worth looking at."""

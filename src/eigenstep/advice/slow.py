@@ -177,7 +177,7 @@ def _decrease(scale: Scale, times: float, *, values: Tensor, weights: Tensor, le
     Directions that do not curve upwards count as flat ones, along which the loss falls steadily; those beyond the lr's
     limit lose nothing.
     """
-    values = values.clamp(min=_NEARLY_FLAT * float(values.abs().max()) or 1.0)
+    values = values.clamp(min=_NEARLY_FLAT * float(values.abs().max()) or _NEARLY_FLAT)  # 1 is the edge
     r = scale.radii(values, times)
     per_node = torch.where(r < 1, (1 - r ** (2 * horizon)) / values, 0.0)
     return 0.5 * length**2 * float((weights * per_node).sum())

@@ -37,9 +37,13 @@ NOISE = 2.0  # times between mini-batches
 
 @dataclass(frozen=True)
 class Silence:
-    """Parameters without any gradient: their share of the coordinates, and what curvature there is in those."""
+    """Parameters without any gradient: their share of the coordinates, and what curvature there is in those.
+
+    wakes: the part of the share that has a gradient once the others have moved a little; flat, downwards: of the rest.
+    """
 
     share: float = 0.0
+    wakes: float = 0.0
     flat: bool = False
     downwards: bool = False
 
@@ -53,6 +57,7 @@ class Facts:
     of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. clip: the factor
     that clipping puts on the update. batch_high, batch_times: over mini-batches. where, origin: of the sharp direction.
     alone: each group's own ratio. nesterov_off: the ratio without Nesterov's look-ahead, where there is one.
+    bottomless: words for a loss that falls without a floor along the next update.
     """
 
     ratio: float | None = None
@@ -78,6 +83,7 @@ class Facts:
     origin: str = ""
     alone: tuple[float, ...] = ()
     nesterov_off: float | None = None
+    bottomless: str | None = None
 
 
 def code_of(f: Facts) -> str:
@@ -144,8 +150,9 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
         "limit would.",
         "saddle": "At a saddle: the gradient has almost nothing to offer while the curvature goes down. No lr mends "
         "that; a perturbation or an unsymmetrical initialisation does.",
-        "dead": f"Dead: neither gradient nor curvature reaches {f.silence.share:.0%} of the parameters; the lr is "
-        "irrelevant. Look at the initialisation, the activations and the inputs.",
+        "dead": f"Dead: neither gradient nor curvature reaches {f.silence.share - f.silence.wakes:.0%} of the "
+        "parameters, nor does a gradient once the others have moved; the lr is irrelevant. Look at the "
+        "initialisation, the activations and the inputs.",
         "done": "Nothing left to do: what the loss can still lose here is negligible; any stable lr will do.",
         "clipped": f"Held by clipping: {above}, but clipping shortens the update to {_percent(f.clip)}. Where the "
         "gradient becomes small it no longer does, and the optimizer leaves again.",
@@ -158,6 +165,13 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
 
 def _hints(code: str, f: Facts) -> Iterator[str]:
     """What else a reader should know at once."""
+    if f.bottomless is not None:
+        yield f"{f.bottomless[0].upper()}{f.bottomless[1:]}."
+    if f.silence.wakes >= DEAD_FROM:
+        yield (
+            f"{f.silence.wakes:.0%} of the parameters have no gradient yet, but come alive as soon as the others have "
+            "moved; the limit may be another one then: diagnose again after some updates."
+        )
     if code in ("unstable", "adapts", "warm-up", "clipped"):
         if f.where and f.pull <= 1:
             yield f"The sharp direction lies {f.where}, put there by {f.origin}."
