@@ -10,7 +10,8 @@ from torch import Tensor
 from eigenstep.bridge import Group
 from eigenstep.curvature import Objective
 from eigenstep.curvature.hessian import HessianOperator
-from eigenstep.curvature.preconditioned import ScaledOperator, Unit, frozen_units, is_early, stepped_by
+from eigenstep.curvature.moments import Frozen, frozen
+from eigenstep.curvature.preconditioned import ScaledOperator, Unit, stepped_by
 from eigenstep.errors import Unsupported
 from eigenstep.rules import LinearRule, RAdam
 from eigenstep.theory.limits import momentum_of
@@ -23,7 +24,10 @@ _UNRECTIFIED = 5  # RAdam has no unit up to here
 
 @dataclass(frozen=True, eq=False)
 class Seat:
-    """A measured parameter in its optimizer: group, rule, the lr it counts with, its response to an alternation."""
+    """A measured parameter in its optimizer: group, rule, the lr it counts with, its response to an alternation.
+
+    moves: whether any coordinate does; none does at lr 0, nor with neither second moments nor a gradient.
+    """
 
     name: str
     group: Group
@@ -31,6 +35,7 @@ class Seat:
     lr: float
     response: Response
     late: bool
+    moves: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +45,7 @@ class Edge:
     With S = lr gain / P per coordinate and W the coupled decay, plus P pull / gain for the decoupled one, the edge is
     reached when all lr are multiplied by 1 / s, s the largest eigenvalue of S^1/2 (H + W) S^1/2 (theory.response).
     lr: of the first group that moves (at lr = 0 throughout, what its lr would be, or 1). moving: whether any lr is
-    positive. uniform: whether S and W are the same for all coordinates.
+    positive. uniform: whether S and W are the same for all coordinates. frozen: P, and what there is to say about it.
     """
 
     seats: tuple[Seat, ...]
@@ -48,7 +53,7 @@ class Edge:
     lr: float
     moving: bool
     uniform: bool
-    silent: int
+    frozen: Frozen
 
     @property
     def rules(self) -> tuple[LinearRule, ...]:
@@ -72,13 +77,13 @@ class Edge:
 
     @property
     def fresh(self) -> bool:
-        """Whether an adaptive group has taken no update yet."""
-        return any(seat.rule.adaptive and seat.group.t == 0 for seat in self.seats)
+        """Whether no adaptive group has taken an update yet."""
+        return self.frozen.fresh
 
     @property
     def early(self) -> bool:
         """Whether second moments or coefficients are still far from their late form."""
-        return any(is_early(seat.group, seat.rule) or not seat.late for seat in self.seats)
+        return self.frozen.early or not all(seat.late for seat in self.seats)
 
 
 def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
@@ -90,9 +95,9 @@ def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
     lrs, moving = _lrs(optimizer, held)
     first = next(lr for lr in lrs if lr > 0)
     answers = {key: _response(group, rule) for key, (group, rule) in {id(g): (g, r) for g, r in held}.items()}
-    units, silent = frozen_units(objective, held)
+    unit_now = frozen(objective, held)
     scales, decays, seats = [], [], []
-    for name, (group, rule), lr, unit in zip(objective.names, held, lrs, units, strict=True):
+    for name, (group, rule), lr, unit in zip(objective.names, held, lrs, unit_now.units, strict=True):
         answer, late = answers[id(group)]
         squared = torch.where(unit > 0, lr * answer.gain / unit, 0.0)
         decay = torch.full_like(unit, 0.0 if rule.decoupled else float(rule.weight_decay))
@@ -100,14 +105,15 @@ def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
             decay = torch.where(squared > 0, decay + unit * (answer.pull / answer.gain), decay)
         scales.append(squared.sqrt())
         decays.append(decay)
-        seats.append(Seat(name, group, rule, lr, answer, late))
+        seats.append(Seat(name, group, rule, lr, answer, late, bool((squared > 0).any())))
     scale, decay = objective.join(scales), objective.join(decays)
     names = sorted({rule.name for _, rule in held})
     facts = {"rule": " and ".join(names), "t": max(group.t for group, _ in held), "edge": True, "lr": first}
     facts["coupled_decay"] = any(bool(rule.weight_decay) and not rule.decoupled for _, rule in held)
     uniform = _constant(scale) and _constant(decay)
     unit_found = Unit(scale, decay, False, facts, ())
-    return Edge(tuple(seats), ScaledOperator(HessianOperator(objective), unit_found), first, moving, uniform, silent)
+    operator = ScaledOperator(HessianOperator(objective), unit_found)
+    return Edge(tuple(seats), operator, first, moving, uniform, unit_now)
 
 
 def rescaled(edge: Edge, objective: Objective) -> ScaledOperator:

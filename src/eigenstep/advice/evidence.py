@@ -22,6 +22,8 @@ from eigenstep.advice.whatif import Change, what_if
 from eigenstep.bridge import rule_of
 from eigenstep.curvature import Measurement, Objective, measure, shares
 from eigenstep.curvature import vectors as vec
+from eigenstep.curvature.moments import frozen
+from eigenstep.curvature.preconditioned import stepped_by
 from eigenstep.errors import Unsupported
 from eigenstep.rules import LinearRule
 
@@ -69,7 +71,7 @@ class Evidence:
             self.reasons["ratio"] = linear or (
                 "neither gradient nor curvature reaches most of the parameters"
                 if dead
-                else "fresh optimiser, and no gradient to take its second moments from"
+                else "no second moments yet, and no gradient to take them from"
             )
         self._tell(2)
         lowest = None if dead else self._lowest()
@@ -132,9 +134,8 @@ class Evidence:
         )
 
     def _movable(self) -> bool:
-        """Whether any coordinate has a unit: a fresh adaptive rule takes its own from the gradient."""
-        fresh = all(isinstance(g.rule, LinearRule) and g.rule.adaptive and g.t == 0 for g in rule_of(self.optimizer))
-        return bool(self.gradient.any()) or not fresh
+        """Whether any coordinate has a unit: where second moments are 0, only the gradient gives one."""
+        return bool(self.gradient.any()) or frozen(self.objective, stepped_by(self.objective, self.optimizer)).anywhere
 
     def _linear(self) -> str | None:
         """Why the optimizer has no linear limit; None if it has one."""
@@ -201,8 +202,8 @@ class Evidence:
         if len(ordered) > _LAYERS:
             self.reasons["layers"] = f"the {_LAYERS} layers with the largest shares, of {len(ordered)}"
         options = {"quick": True, "tol": 0.05, "seed": self.seed}
-        scales = self.objective.named(edge.operator.unit.scale)  # 0 at lr = 0, and where a fresh rule has no unit
-        moving = [block for block in ordered[:_LAYERS] if any(bool(scales[name].any()) for name in blocks[block])]
+        movable = {seat.name for seat in edge.seats if seat.moves}
+        moving = [block for block in ordered[:_LAYERS] if movable.intersection(blocks[block])]
         return {block: ratio_alone(self.objective, self.optimizer, blocks[block], **options) for block in moving}
 
     def _spread(self, edge: Edge, limit: Limit) -> Spread | None:

@@ -15,6 +15,7 @@ from eigenstep.curvature.operators import Operator
 from eigenstep.errors import Unsupported
 
 Interval = tuple[float, float]
+MOSTLY = 0.5  # of a direction's square: then the rest of it has less to do with the ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,8 @@ class Limit:
     largest w that the optimizer adds to it. preconditioned_sharpness: of P^-1/2 (H + wI) P^-1/2, for adaptive rules.
     rules: names, one a group. alone: each group's own ratio, never to be combined, by its place in param_groups.
     fresh, early: how far second moments have come. adapts: the limit holds for a frozen preconditioner only.
+    provisional: the share of the direction nearest to the edge (squared, in units of P) in coordinates whose P the next
+    update makes anew or more than doubles, since they have no second moment yet, or a decayed one.
     certified: whether the eigenvalue was confirmed to be the largest. edge, hessian: the measurements, with vectors.
     """
 
@@ -44,6 +47,7 @@ class Limit:
     alone: Mapping[int, float]
     fresh: bool
     early: bool
+    provisional: float
     adapts: bool
     certified: bool
     products: int
@@ -127,6 +131,8 @@ def limit_now(
     if not edge.adaptive:
         reasons["preconditioned_sharpness"] = "the rule does not adapt"
     low, high = max(s - bound, 0.0), max(s + bound, 0.0)
+    assert measured.vectors is not None  # measured with vectors
+    share = float(measured.vectors[0].square()[objective.join(edge.frozen.provisional) > 0].sum())
     everything = [m for m in (measured, hessian, preconditioned) if m is not None]
     return Limit(
         ratio=max(s, 0.0) if edge.moving else None,
@@ -143,11 +149,12 @@ def limit_now(
         alone=apart,
         fresh=edge.fresh,
         early=edge.early,
+        provisional=share,
         adapts=edge.adaptive,
         certified=all(m.certified for m in everything),
         products=sum(int(m.provenance["products"]) for m in everything),
         seconds=time.perf_counter() - began,
-        notes=(*_notes(edge, s), *objective.notes, *edge.operator.inner.said()),
+        notes=(*_notes(edge, s, share), *objective.notes, *edge.operator.inner.said()),
         reasons=reasons,
         edge=measured,
         hessian=hessian,
@@ -169,10 +176,10 @@ def _eigen(objective: Objective, operator: Operator, start: Measurement | None, 
 def _alone(
     objective: Objective, optimizer: torch.optim.Optimizer, edge: Edge, joint: float, options: Any
 ) -> dict[int, float]:
-    """Each param group's own ratio, as if the others stood still; groups at lr = 0 have none."""
+    """Each param group's own ratio, as if the others stood still; groups that do not move have none."""
     members: dict[int, list[str]] = {}
     for seat in edge.seats:
-        if seat.lr > 0:
+        if seat.moves:
             members.setdefault(seat.group.index, []).append(seat.name)
     if not edge.moving:
         return {}
@@ -225,16 +232,16 @@ def _over(lr: float, s: float) -> float:
     return lr / s if s > 0 else float("inf")
 
 
-def _notes(edge: Edge, s: float) -> list[str]:
-    """What the reader of a limit should know about the optimizer."""
-    notes = []
-    if edge.fresh:
+def _notes(edge: Edge, s: float, provisional: float) -> list[str]:
+    """What the reader of a limit should know about the optimizer; `provisional` as in Limit."""
+    notes = edge.frozen.notes
+    if provisional > MOSTLY and not edge.fresh:
         notes.append(
-            f"fresh optimiser: P is the unit after one simulated step; {edge.silent} coordinates without a gradient "
-            "are left out"
+            f"{provisional:.0%} of the direction nearest to the edge lies in coordinates whose P the next update makes "
+            "anew or more than doubles: this ratio is of now only"
         )
-    elif edge.early:
-        notes.append(f"early: second moments or coefficients at t = {edge.t}")
+    if edge.early and not edge.frozen.early:
+        notes.append(f"early: coefficients at t = {edge.t}")
     moving = [seat for seat in edge.seats if seat.lr > 0]
     if len({seat.lr for seat in moving}) > 1:
         notes.append(f"groups differ in lr: the limit is that of the first that moves ({edge.lr:g}), the ratios kept")

@@ -20,6 +20,7 @@ from eigenstep.rules import (
     Momentum,
     NAdam,
     Nesterov,
+    Number,
     RAdam,
     RMSProp,
     Rule,
@@ -44,24 +45,60 @@ class Group:
     def unit(self, p: Tensor) -> Tensor:
         """Return P for parameter p after t updates, shaped like p: ones for a rule that does not adapt.
 
+        Where second moments are exactly 0 it is eps, which says nothing: see `untouched` and `next_unit`.
+
         Raises Unsupported for a rule that is not linear even in its own unit (sign descent, Lion), InvalidValue
         while an adaptive rule has taken no update: there is no second moment then, and no P.
         """
-        if not isinstance(self.rule, LinearRule):
-            raise Unsupported(f"{type(self.rule).__name__} has no unit in which it is linear: simulate it instead")
-        if not self.rule.adaptive:
-            return torch.ones_like(p, requires_grad=False)
-        if self.t == 0:
+        rule = self._linear()
+        if rule.adaptive and self.t == 0:
             raise InvalidValue(
-                f"fresh optimiser: {type(self.rule).__name__} has no second moments before its first update; take a "
-                "step first, or use rule.scale(grad, rule.init(p).scales, 1) for the unit that a first step would have"
+                f"fresh optimiser: {type(rule).__name__} has no second moments before its first update; take a "
+                "step first, or use group.next_unit(p, grad) for the unit that a first step would have"
             )
-        unit = self.rule.unit(self.state[p].scales, self.t)
-        return unit if isinstance(unit, Tensor) else torch.full_like(p, unit, requires_grad=False)
+        return _filled(rule.unit(self.state[p].scales, self.t), p)
+
+    def next_unit(self, p: Tensor, grad: Tensor) -> Tensor:
+        """Return the P that one more update with this gradient would make, at t + 1; the rule's own scale, decay too.
+
+        Raises Unsupported for a rule that is not linear even in its own unit (sign descent, Lion).
+
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> (group,) = rule_of(torch.optim.RMSprop([w], alpha=0.75, eps=0.0))
+        >>> group.next_unit(w, torch.tensor([3.0, -4.0])).tolist()
+        [1.5, 2.0]
+        """
+        rule = self._linear()
+        return _filled(rule.scale(rule.couple(p.detach(), grad), self.state[p].scales, self.t + 1)[0], p)
+
+    def untouched(self, p: Tensor) -> Tensor:
+        """Return where the second moments of p are exactly 0, as no gradient but 0 leaves them; a mask shaped like p.
+
+        Adamax's is then eps. AdaGrad's initial_accumulator_value is a second moment. Nowhere for a rule that does not
+        adapt. Raises Unsupported for a rule that is not linear even in its own unit (sign descent, Lion).
+        """
+        rule = self._linear()
+        scales = self.state[p].scales
+        nothing = tuple(torch.zeros_like(scale) for scale in scales)
+        still = rule.accumulate(torch.zeros_like(p, requires_grad=False), nothing)
+        mask = torch.full_like(p, bool(scales), dtype=torch.bool, requires_grad=False)
+        for scale, zero, same in zip(scales, nothing, still, strict=True):
+            mask &= (scale == zero) | (scale == same)
+        return mask
 
     def iterate(self, p: Tensor) -> Tensor:
         """Return the method's iterate for parameter p; p's values unless a look-ahead point is stored (Nesterov)."""
         return self.rule.iterate(p.detach().clone(), self.state[p])
+
+    def _linear(self) -> LinearRule:
+        if not isinstance(self.rule, LinearRule):
+            raise Unsupported(f"{type(self.rule).__name__} has no unit in which it is linear: simulate it instead")
+        return self.rule
+
+
+def _filled(unit: Number, p: Tensor) -> Tensor:
+    """The unit as a tensor shaped like p, where a rule gives one number for all coordinates."""
+    return unit if isinstance(unit, Tensor) else torch.full_like(p, unit, requires_grad=False)
 
 
 def rule_of(optimizer: torch.optim.Optimizer) -> tuple[Group, ...]:

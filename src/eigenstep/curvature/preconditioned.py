@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge import Group, rule_of
+from eigenstep.curvature.moments import frozen
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
 from eigenstep.curvature.parameters import refuse_outsiders
@@ -86,9 +87,9 @@ class ScaledOperator(Operator):
 def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
     """Return the unit in which an optimizer measures each coordinate of an objective; inside a session.
 
-    A fresh adaptive optimizer has no second moments: then P is the unit after one simulated step on the objective's
-    gradient, and coordinates without a gradient are left out. Groups may differ in lr and weight decay: the lr ratios
-    go into the scale, relative to the first group whose lr is not 0.
+    Where an adaptive optimizer has no second moment (it is fresh, or no gradient has come there), P is the unit that
+    one more update with the objective's gradient would make; coordinates without that too are left out. Groups may
+    differ in lr and weight decay: the lr ratios go into the scale, relative to the first group whose lr is not 0.
 
     Raises Unsupported for rules without a unit (sign descent, Lion) and for groups of different rules, InvalidValue
     when the optimizer does not hold all the objective's parameters.
@@ -101,9 +102,9 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
         )
     here = list({id(group): (group, rule) for group, rule in held}.values())
     lr = next((float(rule.lr) for _, rule in here if float(rule.lr) > 0), 0.0)
-    units, zero = frozen_units(objective, held)
+    found = frozen(objective, held)
     scales, decays = [], []
-    for (_, rule), unit in zip(held, units, strict=True):
+    for (_, rule), unit in zip(held, found.units, strict=True):
         ratio = float(rule.lr) / lr if lr > 0 else 1.0
         scales.append(torch.where(unit > 0, (ratio / unit).sqrt(), 0.0))
         decays.append(torch.full_like(unit, 0.0 if rule.decoupled else float(rule.weight_decay)))
@@ -112,17 +113,19 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
     plain = not adaptive and bool((scale == 1).all()) and len({float(r.weight_decay) for _, r in here}) == 1
     facts = {
         "rule": here[0][1].name,
-        "t": max(group.t for group, _ in here),
+        "t": found.t,
         "coupled_decay": bool(decay.any()),
-        "fresh": any(rule.adaptive and group.t == 0 for group, rule in here),
-        "early": any(is_early(group, rule) for group, rule in here),
+        "fresh": found.fresh,
+        "early": found.early,
         "lr": lr,
         "groups": [
             {"index": g.index, "lr": float(r.lr), "t": g.t, "weight_decay": float(r.weight_decay)} for g, r in here
         ],
         "left_out": int((scale == 0).sum()),
+        "second_moment_zero": sum(found.taken.values()),
+        "grows": sum(found.grows.values()),
     }
-    return Unit(scale, decay, plain, facts, tuple(_notes(here, facts, zero)))
+    return Unit(scale, decay, plain, facts, (*found.notes, *_notes(here, lr)))
 
 
 def stepped_by(objective: Objective, optimizer: torch.optim.Optimizer) -> list[tuple[Group, LinearRule]]:
@@ -147,45 +150,10 @@ def stepped_by(objective: Objective, optimizer: torch.optim.Optimizer) -> list[t
     return [home[id(p)] for p in objective.params]
 
 
-def frozen_units(objective: Objective, held: list[tuple[Group, LinearRule]]) -> tuple[list[Tensor], int]:
-    """Return P for each measured parameter, and how many coordinates have no gradient to take it from; in a session.
-
-    A fresh adaptive rule's P is the unit after one simulated step; without a gradient it is infinite there.
-    """
-    fresh = any(rule.adaptive and group.t == 0 for group, rule in held)
-    gradient = objective.split(objective.gradient()) if fresh else None
-    units, zero = [], 0
-    for k, (p, (group, rule)) in enumerate(zip(objective.params, held, strict=True)):
-        if rule.adaptive and group.t == 0:
-            assert gradient is not None
-            grad = gradient[k].to(p.dtype)
-            unit = rule.scale(rule.couple(p.detach(), grad), rule.init(p.detach()).scales, 1)[0]
-            silent = grad == 0
-            zero += int(silent.sum())
-            unit = torch.as_tensor(unit).masked_fill(silent, torch.inf)
-        else:
-            unit = group.unit(p).detach()
-        units.append(unit.to(objective.dtype))
-    return units, zero
-
-
-def is_early(group: Group, rule: LinearRule) -> bool:
-    """Whether the second moment is still far from its late form: t < 5 / (1 - b2)."""
-    memory = getattr(rule, "betas", (0, None))[1] if hasattr(rule, "betas") else getattr(rule, "alpha", None)
-    return rule.adaptive and memory is not None and group.t < 5 / (1 - float(memory))
-
-
-def _notes(here: list[tuple[Group, LinearRule]], facts: Mapping[str, Any], zero: int) -> list[str]:
+def _notes(here: list[tuple[Group, LinearRule]], lr: float) -> list[str]:
     notes = []
-    if facts["fresh"]:
-        notes.append(
-            f"fresh optimiser: P is the unit after one simulated step; {zero} coordinates without a gradient are "
-            "left out"
-        )
-    elif facts["early"]:
-        notes.append(f"early: P with the bias correction at t = {facts['t']}, so a limit from it is an early one")
     if len({float(rule.lr) for _, rule in here}) > 1:
-        notes.append(f"groups differ in lr: eigenvalues are per lr = {facts['lr']:g}, with the ratios kept")
+        notes.append(f"groups differ in lr: eigenvalues are per lr = {lr:g}, with the ratios kept")
     kinds = {(getattr(r, "betas", None), getattr(r, "momentum", None)) for _, r in here}
     if len(kinds) > 1:
         notes.append("groups differ in momentum or betas: no single limit is exact for them together")

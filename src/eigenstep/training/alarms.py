@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
+from eigenstep.advice.limit import MOSTLY
 from eigenstep.training.record import Record
 
 Cause = Literal["curvature", "data", "unclear"]
@@ -121,6 +122,16 @@ def change(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
     return Change(lr, sharp, scaled / sharp if scaled != 1 else 1.0, old.get("settings") != new.get("settings"))
 
 
+def tells(record: Mapping[str, Any]) -> bool:
+    """Whether a measured ratio tells anything about the run: not one past the edge in what has no P of its own yet.
+
+    A token that comes for the first time, an adapter's first updates, a gate that opens: there P follows the next
+    gradient, small as it may be by chance, and an adaptive method's update stays of the size of lr whatever the ratio.
+    """
+    ratio = record.get("stability_ratio")
+    return ratio is not None and (ratio < 1 or (record.get("provisional") or 0.0) <= MOSTLY)
+
+
 def is_excess(record: Mapping[str, Any]) -> float:
     """The ratio above which this measured record's optimizer is past the edge, beyond the usual hovering."""
     return EXCESS if record.get("preconditioned_sharpness") is None else EXCESS_ADAPTIVE
@@ -137,7 +148,7 @@ class RatioWatch:
         """The alarm that a new measured record would raise, if any; `look` raises it."""
         ratio = record.get("stability_ratio")
         usual = [r["stability_ratio"] for r in self.measured][-LASTING:]
-        if ratio is None or not usual or ratio <= is_excess(record):
+        if ratio is None or not tells(record) or not usual or ratio <= is_excess(record):
             return None
         if len(usual) >= 3 and ratio > JUMP * median(usual) and record["ratio_low"] > is_excess(record):
             return "ratio-jump"
@@ -156,7 +167,7 @@ class RatioWatch:
         """Return the alarm that this measured record raises, and remember the record."""
         code = self.suspects(record)
         before = self._below()
-        if record.get("stability_ratio") is not None:
+        if tells(record):
             self.measured.append(record)
             if record["stability_ratio"] < 0.9 * is_excess(record):
                 self.quiet = False

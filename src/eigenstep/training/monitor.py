@@ -39,9 +39,9 @@ class Monitor:
     It attaches itself to the optimizer's step hooks; each update gives a record {step, time, lr, loss, grad_norm,
     update_norm}: the lr that the update used, the gradient's norm as the optimizer saw it (after clipping), the norm
     of the change of the weights. Measured fields (stability_ratio, ratio_low, ratio_high, sharpness,
-    preconditioned_sharpness, max_stable_lr, certified, products, probe_loss, layers, seconds) describe the state just
-    before that update: its weights, its lr, the second moments that it found. `step(loss)` hands over the batch's loss
-    of the update just taken, or, called before, of the one to come; several losses (accumulation) are averaged.
+    preconditioned_sharpness, max_stable_lr, provisional, certified, products, probe_loss, layers, seconds) describe the
+    state just before that update: its weights, its lr, the second moments found. `step(loss)` hands over the batch's
+    loss of the update just taken, or, called before, of the one to come; several losses (accumulation) are averaged.
     Alarms go to `alarms`, to the log, and to Python's logger 'eigenstep'. records: the last `history` ones.
 
     Training gives bit for bit the same weights with it and without. Raises what the first measurement raises.

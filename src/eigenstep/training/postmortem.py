@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eigenstep.errors import InvalidValue
-from eigenstep.training.alarms import Alarm, Change, change
+from eigenstep.training.alarms import Alarm, Change, change, tells
 from eigenstep.training.record import Record
 
 JUMPS = ("non-finite", "loss-jump", "gradient-jump")
@@ -58,7 +58,10 @@ def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) 
     told = [alarm.as_record() if isinstance(alarm, Alarm) else alarm for alarm in alarms]
     jump = next((a for a in told if a["alarm"] in JUMPS), None)
     spike = int(jump["step"]) if jump else None
-    measured = [r for r in steps if r.get("stability_ratio") is not None and (spike is None or r["step"] <= spike)]
+    if spike is None:
+        measured = [r for r in steps if tells(r)]
+    else:
+        measured = [r for r in steps if r.get("stability_ratio") is not None and r["step"] <= spike]
     if jump and (jump["evidence"].get("after") or {}).get("stability_ratio") is not None:
         measured.append({**jump["evidence"]["after"], "step": spike + 1 if spike else 0})
     crossed, below, above = _crossing(measured)

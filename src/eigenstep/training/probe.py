@@ -42,6 +42,7 @@ class Reading:
             "sharpness": limit.sharpness if limit else None,
             "preconditioned_sharpness": limit.preconditioned_sharpness if limit else None,
             "max_stable_lr": limit.max_stable_lr if limit else None,
+            "provisional": round(limit.provisional, 4) if limit else None,
             "certified": limit.certified if limit else False,
             "products": limit.products if limit else 0,
             "probe_loss": self.probe_loss,
@@ -83,7 +84,7 @@ class Probe:
         self.critical = False
         self.count = 0
         self.unconfirmed = 0  # measurements since the last one that was to be certified
-        self.refused: str | None = None  # why this optimizer has no limit at all
+        self.refused: str | None = None  # why this optimizer has no limit (Lion), or none yet (RAdam's first updates)
 
     @property
     def confirms(self) -> bool:
@@ -95,13 +96,12 @@ class Probe:
         began = time.perf_counter()
         self.objective = self.objective.per_update()
         probe_loss = self.loss()
-        limit, critical, reason = None, None, self.refused
+        limit, critical, reason = None, None, None
         if not math.isfinite(probe_loss):
             sick = "the weights are" if not self._finite_weights() else "the loss on the probe is"
             reason = f"not measured: {sick} not finite"
         else:
-            if reason is None:
-                limit, reason = self._limit(confirm or self.last is None)
+            limit, reason = self._limit(confirm or self.last is None)
             if self.critical or self.refused:
                 critical = self._critical()
         shares = layer_shares(self.objective, limit) if limit else {}
@@ -128,9 +128,10 @@ class Probe:
             self.refused = f"not measured: {error}"
             return None, self.refused
         except (EigenstepError, RuntimeError, ArithmeticError) as error:
-            if self.count == 0:
+            if self.count == 0 and self.refused is None:
                 raise  # a mistake in the objective or the optimizer, and no training lost
             return None, f"not measured: {error}"
+        self.refused = None
         self.count += 1
         self.unconfirmed = 0 if confirm else self.unconfirmed + 1
         return self.last, None
