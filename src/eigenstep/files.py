@@ -1,31 +1,196 @@
-"""Files that are written whole or not at all."""
+"""Files: written whole or not at all, refused before the work where they cannot be; read as checked plain data."""
 
+import errno
+import json
 import os
+import secrets
+import stat
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from eigenstep.errors import BadFile
 
+DEEPEST = 100  # nested brackets: ours stay below 20; Python's own walks over data end at some 1,000
+LONGEST = 200  # characters of a path that a message repeats
+PathLike = str | os.PathLike[str]
 
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
+
+def write_whole(path: PathLike, content: str | bytes) -> Path:
     """Write text (UTF-8, as it is) or bytes to a file by way of a hidden one beside it; return the path.
 
-    Raises BadFile where that is not possible; nothing half-written is left, and an older file stays as it was.
+    Only a regular file is replaced, and its mode is kept; a link's target is written, the link stays; a device or a
+    pipe is written to. Raises BadFile where that is not possible; nothing half-written is left, and an older file
+    stays as it was.
 
     >>> import tempfile
     >>> write_whole(Path(tempfile.mkdtemp()) / "a.txt", "whole").read_text()
     'whole'
     """
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        unfinished.replace(target)
-    except OSError as error:
-        raise BadFile(
-            f"{path}: cannot be written ({error.strerror or error}); choose a folder that exists and is writable"
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-    return target
+        target, mode = _target(path)
+        if mode is not None and not stat.S_ISREG(mode):
+            with open(target, "wb", buffering=0) as stream:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[stream.write(rest) or 0 :]
+            return Path(path)
+        unfinished = _beside(target)
+        try:
+            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+                file.write(data)
+            if mode is not None:
+                unfinished.chmod(stat.S_IMODE(mode))
+            unfinished.replace(target)
+        finally:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    return Path(path)
+
+
+def refuse_unwritable(path: PathLike) -> Path:
+    """Raise BadFile, before any work, for a path that `write_whole` could not write; else return it.
+
+    >>> refuse_unwritable("a-new-file.html")
+    PosixPath('a-new-file.html')
+    """
+    try:
+        target, mode = _target(path)
+        if mode is not None and not stat.S_ISREG(mode):
+            return Path(path)
+        probe = _beside(target)
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    return Path(path)
+
+
+def shown(path: PathLike) -> str:
+    """Return a path for a message: its middle left out where it is long, quoted where it is empty or not printable."""
+    text = os.fspath(path)
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
+    return text if text and text.isprintable() else repr(text)
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """Return a file's content. Raises BadFile where it cannot be read, and for a device, which may never end."""
+    try:
+        if stat.S_ISCHR(mode := os.stat(path).st_mode) or stat.S_ISBLK(mode):
+            raise BadFile(f"{shown(path)}: a device, not a file; check the path")
+        return Path(path).read_bytes()
+    except (OSError, ValueError, MemoryError) as error:
+        if isinstance(error, BadFile):
+            raise
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        raise BadFile(f"{shown(path)}: cannot be read ({reason}); check the path") from error
+
+
+def parse(text: str | bytes) -> Any:
+    """Return what JSON text holds. Raises ValueError, with the reason, for text that is none, or none that we write.
+
+    That is: nested deeper than DEEPEST, or with an integer of thousands of digits.
+    """
+    try:
+        value = json.loads(text if isinstance(text, str) else text.decode())
+    except json.JSONDecodeError:
+        raise
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8 text") from error
+    except ValueError as error:
+        raise ValueError("a number in it has thousands of digits") from error
+    level = [value]
+    for _ in range(DEEPEST):
+        inside = [item for one in level for item in (one.values() if isinstance(one, dict) else one)] if level else []
+        level = [item for item in inside if isinstance(item, (dict, list))]
+        if not level:
+            return value
+    raise ValueError("its brackets are nested too deeply")
+
+
+def wrong_field(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first field that is not of its kind, in words; None if all are.
+
+    A kind: int, float (a finite number), bool, str, dict; None for a field that may be null or missing as in (int,
+    None); [kind] for a list of them; {str: kind} for a mapping onto them. A field without None must be there.
+
+    >>> wrong_field({"step": "x"}, {"step": int})
+    "'step' must be a whole number, not 'x'"
+    """
+    for name, kind in kinds.items():
+        allowed = kind if isinstance(kind, tuple) else (kind,)
+        value = content.get(name)
+        if not any(_is(value, one) for one in allowed):
+            if name not in content:
+                return f"it lacks {name}"
+            return f"{name!r} must be {' or '.join(map(_named, allowed))}, not {_short(value)}"
+    return None
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is None:
+        return value is None
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is(item, kind[0]) for item in value)
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_is(item, kind[str]) for item in value.values())
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is int:
+        return isinstance(value, int) and abs(value) < 2**63
+    if kind is float:
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max  # nan is not
+    return value == kind if isinstance(kind, str) else isinstance(value, kind)
+
+
+def _named(kind: Any) -> str:
+    if isinstance(kind, list):
+        return f"a list, each item {_named(kind[0])}"
+    if isinstance(kind, dict):
+        return f"a mapping, each value {_named(kind[str])}"
+    if isinstance(kind, str):
+        return repr(kind)
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", dict: "a mapping"}
+    return "null" if kind is None else names[kind]
+
+
+def _short(value: Any) -> str:
+    text = f"a list of {len(value)}" if isinstance(value, list) else repr(value) if _plain(value) else "a mapping"
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _target(path: PathLike) -> tuple[Path, int | None]:
+    """Where a path leads, links followed, and the mode of what is there, None if nothing is; refused: no folders."""
+    if not os.fspath(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    target = Path(os.path.realpath(path))
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return target, None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return target, mode
+
+
+def _beside(target: Path) -> Path:
+    """A hidden name in the same folder, as long whatever the target's."""
+    return target.with_name(f".eigenstep.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def _unwritable(path: PathLike, error: Exception) -> BadFile:
+    reason = getattr(error, "strerror", None) or error
+    return BadFile(f"{shown(path)}: cannot be written ({reason}); choose a folder that exists and is writable")

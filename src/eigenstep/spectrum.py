@@ -6,19 +6,23 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from eigenstep.errors import BadFile, InvalidValue
-from eigenstep.files import write_whole
+from eigenstep.files import parse, read_bytes, shown, write_whole, wrong_field
 
 Covers = Literal["all", "top", "bottom", "ends", "density"]
 Operator = Literal["hessian", "ggn", "preconditioned"]
 
 FORMAT, VERSION = "eigenstep", 1
+_FIELDS: dict[str, Any] = {
+    **{"values": [float], "bounds": [float], "weights": [float], "dimension": int, "covers": str, "operator": str},
+    **{"preconditioner": (dict, None), "provenance": dict},
+}
+_PROVENANCE = {"converged": bool, "certified": bool, "interrupted": bool, "products": int, "seconds": float}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +67,14 @@ class Spectrum:
             raise InvalidValue(f"Spectrum: covers={self.covers!r}, operator={self.operator!r}: {valid}")
         if self.dimension is None and self.covers != "all":
             raise InvalidValue("Spectrum: a partial spectrum needs the dimension of its operator")
+        dimension = round(float(weights.sum())) if self.dimension is None else int(self.dimension)
+        if dimension < 1:
+            raise InvalidValue(f"Spectrum: dimension={dimension} must be at least 1")
         settled = {
             "values": values,
             "bounds": bounds,
             "weights": weights,
-            "dimension": round(float(weights.sum())) if self.dimension is None else int(self.dimension),
+            "dimension": dimension,
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
@@ -170,14 +177,16 @@ class Spectrum:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a spectrum that `save` wrote. Raises BadFile for anything else."""
         content = read_envelope(path, "spectrum")
-        names = ("values", "bounds", "weights", "dimension", "covers", "operator", "preconditioner", "provenance")
-        missing = [name for name in names if name not in content]
-        if missing:
-            raise BadFile(f"{path}: the spectrum lacks {', '.join(missing)}; measure or save it again")
+        wrong = wrong_field(content, _FIELDS)
+        if wrong is None:
+            known = {name: kind for name, kind in _PROVENANCE.items() if name in content["provenance"]}
+            wrong = wrong_field(content["provenance"], known)
+        if wrong is not None:
+            raise BadFile(f"{shown(path)}: not a usable spectrum: {wrong}; measure or save it again")
         try:
-            return cls(**{name: content[name] for name in names})
+            return cls(**{name: content[name] for name in _FIELDS})
         except (InvalidValue, TypeError, ValueError) as error:
-            raise BadFile(f"{path}: not a usable spectrum: {error}") from error
+            raise BadFile(f"{shown(path)}: not a usable spectrum: {error}") from error
 
     def __iter__(self) -> Iterator[float]:
         """Iterate over the eigenvalues."""
@@ -215,25 +224,30 @@ def write_envelope(path: str | os.PathLike[str], kind: str, content: Mapping[str
 
 def read_envelope(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """Read a file that `write_envelope` wrote with this kind. Raises BadFile, with the reason, for any other."""
+    text = read_bytes(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path}: cannot be read ({error}); check the path") from error
-    try:
-        content = json.loads(text)
+        content = parse(text)
     except json.JSONDecodeError as error:
         raise BadFile(
-            f"{path}: not whole JSON (line {error.lineno}: {error.msg}); it may be cut off: write it again"
+            f"{shown(path)}: not whole JSON (line {error.lineno}: {error.msg}); it may be cut off: write it again"
         ) from error
+    except ValueError as error:
+        raise BadFile(f"{shown(path)}: cannot be read: {error}; it is no file of {FORMAT}, or damaged") from error
+    refuse_other(path, content, kind)
+    return content  # type: ignore[no-any-return]
+
+
+def refuse_other(path: str | os.PathLike[str], content: Any, *kinds: str) -> None:
+    """Raise BadFile unless `content` is a mapping in our envelope, of one of the kinds."""
+    name = shown(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise BadFile(f"{path}: not a file of {FORMAT}; its JSON has no 'format': '{FORMAT}'")
+        raise BadFile(f"{name}: not a file of {FORMAT}; its JSON has no 'format': '{FORMAT}'")
     if content.get("version") != VERSION:
-        raise BadFile(
-            f"{path}: version {content.get('version')!r} of the format; this program reads {VERSION}: upgrade {FORMAT}"
-        )
-    if content.get("kind") != kind:
-        raise BadFile(f"{path}: holds a {content.get('kind')!r}, a {kind!r} is needed here")
-    return content
+        version = f"{content.get('version')!r:.40}"
+        raise BadFile(f"{name}: version {version} of the format; this program reads {VERSION}: upgrade {FORMAT}")
+    if content.get("kind") not in kinds:
+        needed = f"a {kinds[0]!r}" if len(kinds) == 1 else f"one of {', '.join(kinds)}"
+        raise BadFile(f"{name}: holds a {content.get('kind')!r:.40}, {needed} is needed here")
 
 
 def _tensor(name: str, value: Any) -> Tensor:

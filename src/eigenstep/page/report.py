@@ -1,12 +1,11 @@
 """Reading a file of ours, of whichever kind the page can show, for the page."""
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 from eigenstep.errors import BadFile
-from eigenstep.spectrum import FORMAT, VERSION
+from eigenstep.files import parse, read_bytes, shown
+from eigenstep.spectrum import refuse_other
 
 KINDS = ("spectrum", "measurement", "density", "diagnosis", "recommendation", "monitor")
 MOST = 100_000_000  # bytes: more would not be pleasant in a browser
@@ -18,24 +17,19 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises BadFile, with the reason, for a file that is not ours, of a kind that the page does not show, too large, or
     damaged; a log that was cut off within its last line is read up to there.
     """
-    file = Path(path)
+    content = read_bytes(path)
+    if len(content) > MOST:
+        raise BadFile(f"{shown(path)}: larger than {MOST // 10**6} MB; save fewer steps, or a spectrum alone")
     try:
-        if file.stat().st_size > MOST:
-            raise BadFile(f"{path}: larger than {MOST // 10**6} MB; save fewer steps, or a spectrum alone")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path}: cannot be read ({error}); check the path") from error
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{shown(path)}: cannot be read: it is not UTF-8 text; check the path") from error
     try:
-        content: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        content = _lines(path, text)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise BadFile(f"{path}: not a file of {FORMAT}; its JSON has no 'format': '{FORMAT}'")
-    if content.get("version") != VERSION:
-        raise BadFile(f"{path}: version {content.get('version')!r} of the format; this program reads {VERSION}")
-    if content.get("kind") not in KINDS:
-        raise BadFile(f"{path}: holds a {content.get('kind')!r}; the page shows {', '.join(KINDS)}")
-    return content
+        found = parse(text)
+    except ValueError:
+        found = _lines(path, text)
+    refuse_other(path, found, *KINDS)
+    return found  # type: ignore[no-any-return]
 
 
 def _lines(path: str | os.PathLike[str], text: str) -> Any:
@@ -44,13 +38,13 @@ def _lines(path: str | os.PathLike[str], text: str) -> Any:
     parsed: list[Any] = []
     for number, line in enumerate(lines, start=1):
         try:
-            parsed.append(json.loads(line))
-        except (json.JSONDecodeError, RecursionError) as error:
+            parsed.append(parse(line))
+        except ValueError as error:
             log = bool(parsed) and isinstance(parsed[0], dict) and parsed[0].get("kind") == "monitor"
             if log and number == len(lines):
                 break
             what = f"line {number} is damaged" if log else "not whole JSON"
-            raise BadFile(f"{path}: {what}; it may be cut off: write it again") from error
+            raise BadFile(f"{shown(path)}: {what} ({error}); it may be cut off: write it again") from error
     if not parsed or not isinstance(parsed[0], dict):
         return None
     return {**parsed[0], "records": parsed[1:]}
