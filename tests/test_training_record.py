@@ -60,7 +60,8 @@ def test_cut_at_every_byte_it_loads_every_whole_record_and_is_continued(tmp_path
         assert log.torn == (cut not in ends and cut + 1 not in ends)
         again = LogWriter(path, {"optimizer": "SGD"})
         assert again.last == max([0, *(int(r["step"]) for r in RECORDS[:whole])])
-        again.write({"step": 9, "lr": 0.5}, now=True)
+        again.write({"step": 9, "lr": 0.5})
+        again.close()
         assert same(list(read_log(path).records), [*RECORDS[:whole], {"step": 9, "lr": 0.5}]), cut
 
 

@@ -125,16 +125,15 @@ def wrong_field(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | N
     "'step' must be a whole number, not 'x'"
     """
     for name, kind in kinds.items():
-        allowed = kind if isinstance(kind, tuple) else (kind,)
         value = content.get(name)
-        if not any(_is(value, one) for one in allowed):
-            if name not in content:
-                return f"it lacks {name}"
-            return f"{name!r} must be {' or '.join(map(_named, allowed))}, not {_short(value)}"
+        if not _is(value, kind):
+            return f"{name!r} must be {_named(kind)}, not {_short(value)}" if name in content else f"it lacks {name}"
     return None
 
 
 def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, tuple):
+        return any(_is(value, one) for one in kind)
     if kind is None:
         return value is None
     if isinstance(kind, list):
@@ -151,6 +150,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _named(kind: Any) -> str:
+    if isinstance(kind, tuple):
+        return " or ".join(map(_named, kind))
     if isinstance(kind, list):
         return f"a list, each item {_named(kind[0])}"
     if isinstance(kind, dict):

@@ -1,6 +1,5 @@
 """`Monitor`: watches a training run's curvature and never changes the run."""
 
-import logging
 import os
 import time
 from collections import deque
@@ -19,13 +18,13 @@ from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training.alarms import Alarm, RatioWatch
 from eigenstep.training.anomaly import Anomalies
 from eigenstep.training.norms import Norms
+from eigenstep.training.outlets import Outlets
 from eigenstep.training.postmortem import Postmortem, after_the_fact
 from eigenstep.training.probe import Cadence, Probe, Reading
-from eigenstep.training.record import LogWriter, Record, scalars, writer_of
+from eigenstep.training.record import Record
 from eigenstep.training.settings import described, lr_ratios, settings_of
 
 LR_CHANGE = 1.5  # a factor by which lr moves since the last measurement that calls for a new one
-_log = logging.getLogger("eigenstep")
 
 
 class Monitor:
@@ -44,7 +43,9 @@ class Monitor:
     loss of the update just taken, or, called before, of the one to come; several losses (accumulation) are averaged.
     Alarms go to `alarms`, to the log, and to Python's logger 'eigenstep'. records: the last `history` ones.
 
-    Training gives bit for bit the same weights with it and without. Raises what the first measurement raises.
+    Training gives bit for bit the same weights with it and without. Raises what the first measurement raises, and
+    BadFile for a log that cannot be written or that another monitor holds; from then on nothing of its own ends the
+    run: a full disk, a deleted folder, a writer that raises are told once, in `notes` and by the logger.
 
     >>> model = torch.nn.Linear(2, 1)
     >>> loss = lambda model, x: (model(x) ** 2).mean()
@@ -87,12 +88,10 @@ class Monitor:
         self.every, self.budget = every, budget
         self.count = 0
         self.alarms: list[Alarm] = []
-        self.notes: list[str] = []
         self.probe = Probe(objective, self.optimizer, seed)
         self.cadence = Cadence(every, budget, dense)
         self._norms = Norms(dict.fromkeys(p for group in self.optimizer.param_groups for p in group["params"]))
         self._records: deque[Record] = deque(maxlen=history)
-        self._write = writer_of(writer)
         self._began = time.perf_counter()
         self._held: list[float] = []  # losses handed over since the last update
         self._driven = not hooks  # by an adapter, whose losses may come late
@@ -104,10 +103,12 @@ class Monitor:
         self._ahead: tuple[tuple[Any, ...], Reading] | None = None  # measured already, for the update to come
         self._ratios, self._anomalies = RatioWatch(), Anomalies(self.probe)
         self._handle: Handle | None = None
-        self._log = LogWriter(log, self._header()) if log is not None else None
-        if self._log is not None:
-            self.count = self._log.last
-            self._records.extend(r for r in self._log.earlier if "grad_norm" in r)
+        self._proven = False  # a measurement was made: what fails from then on does not end the run
+        self._out = Outlets(log, writer, self._header())
+        self.notes = self._out.notes
+        if self._out.log is not None:
+            self.count = self._out.log.last
+            self._records.extend(r for r in self._out.log.earlier if "grad_norm" in r)
         if hooks:
             self.attach()
 
@@ -131,9 +132,9 @@ class Monitor:
         """End watching and write out what is left; records stay."""
         if self._handle is not None:
             self._handle.remove()
-        self._settle()
-        if self._log is not None:
-            self._log.flush()
+        with self._out.observing(self._proven):
+            self._settle()
+        self._out.close()
 
     def __enter__(self) -> Self:
         """Watch."""
@@ -150,7 +151,8 @@ class Monitor:
         if loss is not None:
             self._held.append(float(loss.detach()) if isinstance(loss, Tensor) else float(loss))
         if self._pending is not None:
-            self._settle()
+            with self._out.observing(self._proven):
+                self._settle()
 
     def measure(self, *, confirm: bool | None = None) -> Reading:
         """Measure now, whatever the budget says; the next update's record will hold it. Nothing else is changed.
@@ -159,12 +161,21 @@ class Monitor:
         """
         certified = self.probe.confirms if confirm is None else confirm
         reading = self.probe.measure(confirm=certified)
-        self._ahead = self._state(), reading
+        self._ahead, self._proven = (self._state(), reading), True
         self.cadence.took(self.count + 1, reading.seconds, certified=certified)
         return reading
 
     def before_update(self) -> None:
         """Note the state before an update, measuring it if that is due; the hooks call this."""
+        with self._out.observing(self._proven):
+            self._before()
+
+    def after_update(self) -> None:
+        """Complete the record of an update; the hooks call this."""
+        with self._out.observing(self._proven):
+            self._complete()
+
+    def _before(self) -> None:
         began = time.perf_counter()
         if self._pending is not None:
             self._fed = self._driven
@@ -186,8 +197,7 @@ class Monitor:
         self._norms.before()
         self.cadence.kept(step, time.perf_counter() - began - spent)
 
-    def after_update(self) -> None:
-        """Complete the record of an update; the hooks call this."""
+    def _complete(self) -> None:
         if self._next is None:
             return
         began = time.perf_counter()
@@ -236,8 +246,8 @@ class Monitor:
         kept = [r for r in self._records if r["step"] <= count]
         self._records.clear()
         self._records.extend(kept)
-        if self._log is not None and self._log.last > count:
-            self._log.write({"resumed": count}, now=True)
+        if self._out.log is not None and self._out.log.last > count:
+            self._out.record({"resumed": count}, now=True)
 
     def _measured(self, step: int, clock: float) -> Reading:
         """Measure as is due: certified in its turn and where an alarm would come of it, if the budget pays for that."""
@@ -263,8 +273,8 @@ class Monitor:
             self._raise(alarm)
         if record["stability_ratio"] is not None:
             self._last = record
-        if self._write is not None:
-            self._write(record["step"], scalars(record))
+        self._out.measured(record)
+        self._proven = True
 
     def _after(self) -> Record:
         """The state after the update under judgement, measured at once; empty where the budget is overdrawn."""
@@ -283,30 +293,24 @@ class Monitor:
             record["loss"] = sum(self._held) / len(self._held)
             self._held.clear()
         self._records.append(record)
-        if self._log is not None:
-            self._log.write(record, now="stability_ratio" in record)
+        self._out.record(record, now="stability_ratio" in record)
         alarm = self._anomalies.look(record, lambda: self._norms.weights, self._last, self._after)
         if alarm is not None:
             self._raise(alarm)
 
     def _raise(self, alarm: Alarm) -> None:
         self.alarms.append(alarm)
-        _log.warning(alarm.sentence)
-        if self._log is not None:
-            self._log.write(alarm.as_record(), now=True)
+        self._out.alarm(alarm)
 
     def _say_postponed(self, step: int, clock: float) -> None:
         """Say once that the budget is what sets the distance of measurements."""
         spacing = self.cadence.spacing(step, clock)
         allowed = "" if spacing is None else f", which allows about one in {spacing:.0f} updates"
-        note = (
+        self._out.note(
+            step,
             f"every={self.every} was asked for; a measurement takes {self.cadence.cost:.3g} s, and the budget is "
-            f"{self.budget:.0%} of the time{allowed}"
+            f"{self.budget:.0%} of the time{allowed}",
         )
-        if note not in self.notes:
-            self.notes.append(note)
-            if self._log is not None:
-                self._log.write({"step": step, "note": note}, now=True)
 
     def _moved(self, lr: float, settings: tuple[Any, ...]) -> bool:
         """Whether the optimizer was set anew since the last measurement: its lr by LR_CHANGE, or anything else."""

@@ -127,7 +127,7 @@ class Probe:
         except Unsupported as error:
             self.refused = f"not measured: {error}"
             return None, self.refused
-        except (EigenstepError, RuntimeError, ArithmeticError) as error:
+        except Exception as error:
             if self.count == 0 and self.refused is None:
                 raise  # a mistake in the objective or the optimizer, and no training lost
             return None, f"not measured: {error}"

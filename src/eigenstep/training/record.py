@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from eigenstep.errors import BadFile, Unsupported
-from eigenstep.spectrum import FORMAT, VERSION, jsonable
+from eigenstep.files import parse, read_bytes, shown, wrong_field
+from eigenstep.spectrum import FORMAT, VERSION, jsonable, refuse_other
+from eigenstep.training.append import Appended
 
 KIND = "monitor"
 FLUSH = 1.0  # seconds: at most what a killed run loses of its plain records; measured ones and alarms go out at once
@@ -25,9 +27,17 @@ KEYS = {
 }
 Record = dict[str, Any]
 Write = Callable[[int, dict[str, float]], object]
-_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=str).encode
 _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _TEXTS = {"alarm", "sentence", "note", "reason", "cause", "driver"}
+_NUMBER = (float, None, *_NUMBERS)
+_FIELDS: dict[str, Any] = {
+    **{"step": int, "resumed": int, "products": (int, None), "certified": (bool, None), "alarm": str, "evidence": dict},
+    **dict.fromkeys(sorted(_TEXTS - {"alarm"}), (str, None)),
+    **dict.fromkeys(("time", "lr", "loss", "grad_norm", "update_norm", "probe_loss"), _NUMBER),
+    **dict.fromkeys(("ratio_low", "ratio_high", "critical_lr", *KEYS.values()), _NUMBER),
+    **{"layers": ({str: _NUMBER}, None), "settings": (str, None)},
+}
 
 
 @dataclass(frozen=True)
@@ -60,61 +70,58 @@ def read_log(path: str | os.PathLike[str]) -> Log:
     """
     header, lines, whole, size = _scan(Path(path))
     if header is None:
-        raise BadFile(f"{path}: the first line of the log is incomplete; the run ended before it had recorded anything")
+        raise BadFile(f"{shown(path)}: the first line of the log is incomplete; the run ended before any record")
     return Log(header, _effective(lines), whole < size)
 
 
 class LogWriter:
     """Appends records to a log. A file that exists is continued after its last whole record; `last` is its last step.
 
-    The file is open only while it is written to. What is still unwritten when the program ends goes out then.
-    Raises BadFile for a path that cannot be written, or a file that is no such log.
+    Only whole lines stay in the file. Once it is open nothing raises: what a full disk or a deleted folder does not
+    take waits (see Appended), and `say` hears of it once. What is unwritten when the program ends goes out then.
+    Raises BadFile for a path that cannot be written, a file that is no such log, or that another writer holds.
     """
 
-    def __init__(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
-        self.path = Path(path)
-        self._lines: list[str] = []
-        self.earlier: tuple[Record, ...] = ()
-        before = _scan(self.path) if self.path.exists() and self.path.stat().st_size else None
-        try:
-            if before is None or before[0] is None:
-                self.path.write_bytes(b"")
-                self._lines.append(_encode(jsonable({"format": FORMAT, "version": VERSION, "kind": KIND, **header})))
-            else:
-                with self.path.open("r+b") as file:
-                    file.truncate(before[2])
-                    file.seek(before[2] - 1)
-                    if file.read(1) != b"\n":
-                        file.write(b"\n")
-                self.earlier = _effective(before[1])
-            self.last = max((int(r["step"]) for r in self.earlier if "step" in r), default=0)
-            self.flush()
-        except OSError as error:
-            raise BadFile(
-                f"{path}: cannot be written ({error.strerror}); choose a folder that exists and is writable"
-            ) from error
-        weakref.finalize(self, _append, self.path.absolute(), self._lines)
+    def __init__(
+        self, path: str | os.PathLike[str], header: Mapping[str, Any], say: Callable[[str], object] = lambda note: None
+    ) -> None:
+        first = _encode(jsonable({"format": FORMAT, "version": VERSION, "kind": KIND, **header}))
+        self._said, self._say = False, say
+        found: list[Record] = []
+
+        def whole(file: Path) -> int:
+            found[:] = (scanned := _scan(file))[1]
+            return scanned[2]
+
+        self._file = Appended(path, first, whole)
+        self.path = self._file.path
+        self.earlier = _effective(found)
+        self.last = max((int(r["step"]) for r in self.earlier if "step" in r), default=0)
+        self._flushed = time.monotonic()
+        weakref.finalize(self, self._file.close)
 
     def write(self, record: Record, *, now: bool = False) -> None:
         """Append a record; `now` hands it to the system at once."""
         try:
-            self._lines.append(_encode(record))
+            self._file.add(_encode(record))
         except ValueError:  # a number that JSON does not have
-            self._lines.append(_encode(jsonable(record)))
+            self._file.add(_encode(jsonable(record)))
         if now or time.monotonic() - self._flushed > FLUSH:
             self.flush()
 
     def flush(self) -> None:
         """Hand everything to the system."""
-        _append(self.path, self._lines)
+        self._hear(self._file.flush())
         self._flushed = time.monotonic()
 
+    def close(self) -> None:
+        """Hand everything over and let another writer have the file; a later record opens it again."""
+        self._hear(self._file.close())
 
-def _append(path: Path, lines: list[str]) -> None:
-    if lines:
-        with path.open("ab") as file:
-            file.write(("\n".join(lines) + "\n").encode())
-        lines.clear()
+    def _hear(self, trouble: str | None) -> None:
+        if trouble is not None and not self._said:
+            self._said = True
+            self._say(f"the log {shown(self.path)} cannot be written ({trouble}); what it lacks goes out once it can")
 
 
 def from_json(record: Mapping[str, Any]) -> Record:
@@ -156,42 +163,41 @@ def scalars(record: Record) -> dict[str, float]:
 
 def _scan(path: Path) -> tuple[dict[str, Any] | None, list[Record], int, int]:
     """The header (None if cut), the whole records, the bytes up to the end of the last whole one, and all bytes."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    content = read_bytes(path)
     parsed: list[Record] = []
     place = 0
     lines = content.split(b"\n")
     for i, line in enumerate(lines):
         last = i == len(lines) - 1
         try:
-            value = json.loads(line)
-        except ValueError:  # json's and unicode's errors alike
+            value = parse(line)
+        except ValueError:
             value = None
         if not isinstance(value, dict):
             if last:
                 break  # nothing, or a record cut off
-            raise BadFile(f"{path}: line {i + 1} is not a record; it is no log of a monitor, or a damaged one")
+            raise BadFile(f"{shown(path)}: line {i + 1} is not a record; it is no log of a monitor, or a damaged one")
         if not parsed:
-            _refuse_other(path, value)
+            refuse_other(path, value, KIND)
+        elif (wrong := _wrong(value)) is not None:
+            raise BadFile(f"{shown(path)}: line {i + 1}: {wrong}; it is no record of a monitor, or a damaged one")
         parsed.append(value)
         place += len(line) + (0 if last else 1)
     if not parsed:
         whole = _encode({"format": FORMAT})[:-1].encode()
         if not content.startswith(whole[: len(content)]):
-            raise BadFile(f"{path}: not a monitor's log; its first line is no envelope of {FORMAT}")
+            raise BadFile(f"{shown(path)}: not a monitor's log; its first line is no envelope of {FORMAT}")
         return None, [], 0, len(content)
     return parsed[0], parsed[1:], place, len(content)
 
 
-def _refuse_other(path: Path, header: Mapping[str, Any]) -> None:
-    if header.get("format") != FORMAT:
-        raise BadFile(f"{path}: not a file of {FORMAT}; its first line has no 'format': '{FORMAT}'")
-    if header.get("version") != VERSION:
-        raise BadFile(f"{path}: version {header.get('version')!r} of the format; this program reads {VERSION}")
-    if header.get("kind") != KIND:
-        raise BadFile(f"{path}: holds a {header.get('kind')!r}, a {KIND!r} is needed here")
+def _wrong(record: Record) -> str | None:
+    """What is wrong with a record, in words: a field that is not of its kind, also within an alarm's evidence."""
+    wrong = wrong_field(record, {name: kind for name, kind in _FIELDS.items() if name in record})
+    if wrong is None and "evidence" in record and record["evidence"].get("after") is not None:
+        inside = record["evidence"]["after"]
+        wrong = _wrong(inside) if isinstance(inside, dict) else "'evidence' holds an 'after' that is no record"
+    return wrong
 
 
 def _effective(lines: list[Record]) -> tuple[Record, ...]:
