@@ -25,6 +25,17 @@ _HOME = {
     "training": ("Monitor", "StabilityLR", "read_log"),
     "theory": ("max_stable_lr", "predict", "tune"),
 }
+_MEASURE = "es.measure(es.Objective(model, loss, data))"
+_INSTEAD = {  # what is looked for first, and the line that gives it
+    **dict.fromkeys(("sharpness", "lambda_max", "max_eigenvalue", "largest_eigenvalue"), f"{_MEASURE}.largest"),
+    **dict.fromkeys(("hessian", "eigenvalues", "eigs", "eigsh", "top_eigenvalues"), f"{_MEASURE}.eigenvalues"),
+    **dict.fromkeys(("spectral_density", "esd", "slq"), "es.density(es.Objective(model, loss, data))"),
+    **dict.fromkeys(("hessian_trace", "hutchinson"), "es.trace(es.Objective(model, loss, data))"),
+    **dict.fromkeys(("lr_finder", "find_lr", "suggest_lr", "best_lr"), "es.recommend(objective, optimizer).lr"),
+    **dict.fromkeys(("stability", "stability_ratio", "edge_of_stability"), "es.limit_now(objective, optimizer).ratio"),
+    **dict.fromkeys(("critical_lr", "max_lr"), "es.limit_now(objective, optimizer).max_stable_lr"),
+    "load": "es.Spectrum.load(path), or es.read_log(path)",
+}
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted(_MODULE)
@@ -34,9 +45,22 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Load a public name from its module (PEP 562)."""
     if name not in _MODULE:
-        raise AttributeError(f"module 'eigenstep' has no attribute {name!r}")
+        raise AttributeError(_unknown(name))
     value = globals()[name] = getattr(importlib.import_module(f"eigenstep.{_MODULE[name]}"), name)
     return value
+
+
+def _unknown(name: str) -> str:
+    """What to write instead of a name that does not exist."""
+    if name.startswith("_"):
+        return f"module 'eigenstep' has no attribute {name!r}"
+    from eigenstep.errors import nearest
+
+    close = nearest(name, _MODULE)
+    hint = (
+        f"write {_INSTEAD[name]}" if name in _INSTEAD else f"did you mean {close!r}?" if close else "see dir(eigenstep)"
+    )
+    return f"module 'eigenstep' has no attribute {name!r}; {hint}"
 
 
 def __dir__() -> list[str]:

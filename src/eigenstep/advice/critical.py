@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eigenstep.advice.copies import copied, lr_of, refuse_foreign, take_step, wake
 from eigenstep.curvature import Objective
+from eigenstep.curvature.objective import required
 from eigenstep.errors import InvalidValue
 
 _SCAN = 2**0.5  # multiples below the crossing are looked at in this ratio,
@@ -84,6 +85,7 @@ def critical_sharpness(
     >>> round(found.value, 1), round(found.lr, 2)
     (4.0, 0.5)
     """
+    required("critical_sharpness", objective)
     if not 0 < tol < 1 or max_passes < 1:
         raise InvalidValue(f"critical_sharpness: tol={tol} must lie between 0 and 1, max_passes={max_passes} be >= 1")
     refuse_foreign("critical_sharpness", objective, optimizer)

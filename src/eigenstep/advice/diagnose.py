@@ -12,6 +12,7 @@ from eigenstep.advice.diagnosis import Diagnosis
 from eigenstep.advice.evidence import STAGES, Evidence, Watch
 from eigenstep.advice.spread import first_batches
 from eigenstep.curvature import Objective
+from eigenstep.curvature.objective import required
 from eigenstep.curvature.parameters import refuse_outsiders
 from eigenstep.errors import InvalidValue
 
@@ -47,6 +48,7 @@ def diagnose(
     >>> found.verdict, round(found.ratio, 3)
     ('unstable', 3.0)
     """
+    required("diagnose", objective)
     if clip is not None and not (math.isfinite(clip) and clip > 0):
         raise InvalidValue(f"diagnose: clip={clip} must be positive and finite, the max_norm of clip_grad_norm_")
     if not isinstance(horizon, int) or horizon < 1:

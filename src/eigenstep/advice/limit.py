@@ -11,6 +11,7 @@ from torch import Tensor
 from eigenstep.advice.edge import Edge, edge_of, rescaled
 from eigenstep.curvature import Measurement, Objective, measure
 from eigenstep.curvature.hessian import HessianOperator
+from eigenstep.curvature.objective import required
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import Unsupported
 
@@ -101,6 +102,7 @@ def limit_now(
     >>> round(found.ratio, 6), round(found.max_stable_lr, 6), round(found.sharpness, 6)
     (0.5, 0.5, 4.0)
     """
+    required("limit_now", objective)
     began = time.perf_counter()
     objective = objective.per_update()
     options: dict[str, Any] = {"quick": quick, "tol": tol, "seed": seed}

@@ -16,6 +16,7 @@ from eigenstep.advice.rehearse import Budget, Lane, Rehearsal, Stream
 from eigenstep.advice.search import FEWEST, Search
 from eigenstep.advice.verdict import DEAD_FROM
 from eigenstep.curvature import Objective
+from eigenstep.curvature.objective import required
 from eigenstep.errors import InvalidValue, Unsupported
 
 Watch = Callable[[int, int], None]
@@ -63,6 +64,7 @@ def recommend(
     >>> found.trains, found.verified, 0.3 < found.suggestion() < 2.0, found.steps <= 100
     (True, True, True, True)
     """
+    required("recommend", objective)
     chosen = [optimizer, *(optimizers or ())]
     variants = [(o, {} if m is None else {"momentum": float(m)}) for o in chosen for m in (momentum or (None,))]
     _refuse(objective, chosen, horizon, budget, len(variants), momentum, clip)

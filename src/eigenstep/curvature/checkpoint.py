@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,22 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eigenstep.curvature.checks import announce
 from eigenstep.curvature.lanczos import Aim, Search
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import BadFile
+from eigenstep.files import refuse_unwritable, shown
 from eigenstep.spectrum import read_envelope, write_envelope
 
 EVERY = 60.0  # seconds between two writings
 KIND = "lanczos-checkpoint"
+_STATE = ("problem", "rows", "pending", "T", "S", "generator", "reference", "krylov", "search", "history")
 _SEARCH = ("warm", "inherited", "phase", "steady", "restarts", "looked_again", "first_chain")
 
 
 class Checkpoint:
-    """Writes and reads a Search under one path; refuses a file of another problem."""
+    """Writes and reads a Search under one path; refuses a file of another problem, and a path that cannot be written.
+
+    A disk that is full later costs a warning, not the search.
+    """
 
     def __init__(self, path: str | os.PathLike[str], operator: Operator, aim: Aim, seed: int) -> None:
-        self.path, self.last = path, time.monotonic()
+        self.path, self.last = refuse_unwritable(os.path.abspath(path)), time.monotonic()
         self.problem = {
             "size": operator.size,
             "dtype": str(operator.dtype),
@@ -55,24 +63,33 @@ class Checkpoint:
             "search": {name: getattr(search, name) for name in _SEARCH},
             "history": search.history,
         }
-        write_envelope(self.path, KIND, state)
         self.last = time.monotonic()
+        try:
+            write_envelope(self.path, KIND, {**state, "digests": _digests(state)})
+        except BadFile as error:
+            announce(f"measure goes on without a checkpoint: {error}")
 
     def resume(self, search: Search) -> None:
         """Put the search where the file left it; nothing if there is no file. Raises BadFile for another problem's."""
         if not os.path.exists(self.path):
             return
         state = read_envelope(self.path, KIND)
-        if state.get("problem") != self.problem:
+        digests = state.get("digests")
+        if not isinstance(digests, dict):
+            raise BadFile(f"{shown(self.path)}: lacks its 'digests'; delete it to begin anew")
+        for name, digest in _digests({name: state.get(name) for name in _STATE}).items():
+            if digests.get(name) != digest:
+                raise BadFile(f"{shown(self.path)}: {name!r} is damaged; delete the file to begin anew")
+        if state["problem"] != self.problem:
             raise BadFile(
-                f"{self.path}: was written for another problem (model, data, seed or what was asked differ); "
+                f"{shown(self.path)}: was written for another problem (model, data, seed or what was asked differ); "
                 "choose another checkpoint= or delete it"
             )
         k = search.krylov
         rows = _tensor(state["rows"])
         if rows.shape[0] > k.capacity:
             raise BadFile(
-                f"{self.path}: holds {rows.shape[0]} basis vectors; give basis={rows.shape[0]} or more to go on"
+                f"{shown(self.path)}: holds {rows.shape[0]} basis vectors; give basis={rows.shape[0]} or more to go on"
             )
         k.rows[: rows.shape[0]] = rows
         k.pending = [_tensor(q).to(k.like) for q in state["pending"]]
@@ -101,6 +118,11 @@ def fingerprint(operator: Operator) -> str:
         fixed = torch.linspace(-1, 1, operator.size, dtype=torch.float64).cos().to(operator.device, operator.dtype)
         digest.update(_bytes(operator.matvec(fixed)))
     return digest.hexdigest()[:16]
+
+
+def _digests(state: Mapping[str, Any]) -> dict[str, str]:
+    """A hash of each part of the state, so that a damaged one is told before the search takes it in."""
+    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for name, part in state.items()}
 
 
 def _bytes(tensor: Tensor) -> bytes:

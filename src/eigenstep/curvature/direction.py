@@ -11,7 +11,7 @@ from torch import Tensor
 from eigenstep import draw
 from eigenstep.curvature import vectors as vec
 from eigenstep.curvature.measure import measure
-from eigenstep.curvature.objective import Objective
+from eigenstep.curvature.objective import Objective, required
 from eigenstep.curvature.report import Measurement, stems
 from eigenstep.errors import InvalidValue
 
@@ -61,6 +61,7 @@ def finite_step(objective: Objective, direction: Tensor, lengths: Sequence[float
     >>> round(finite_step(objective, torch.ones(1), [0.1]).curvatures[0], 6)
     6.0
     """
+    required("finite_step", objective)
     unit = _unit(objective, direction)
     if not lengths or not all(0 < s < float("inf") for s in lengths):
         raise InvalidValue(f"finite_step: lengths={list(lengths)} must be positive and finite")
@@ -83,6 +84,7 @@ def shares(objective: Objective, direction: Tensor) -> dict[str, float]:
     >>> {name: round(share, 6) for name, share in shares(objective, torch.tensor([3.0, 4.0])).items()}
     {'weight': 0.36, 'bias': 0.64}
     """
+    required("shares", objective)
     return {name: vec.norm(part) ** 2 for name, part in objective.named(_unit(objective, direction)).items()}
 
 
@@ -115,6 +117,7 @@ def layers(objective: Objective, top: int = 1, blocks: Sequence[str] | None = No
     >>> list(layers(objective)), list(layers(objective, blocks=["*.weight", "2.*"]))
     (['0', '2'], ['*.weight', '2.*'])
     """
+    required("layers", objective)
     chosen: dict[str, list[str]] = {pattern: [pattern] for pattern in blocks or ()}
     if blocks is None:
         for name in objective.names:

@@ -19,7 +19,7 @@ from eigenstep.curvature.graph import leaves_of, refuse_hidden_parameters
 from eigenstep.curvature.loader import subset_note
 from eigenstep.curvature.mean import not_a_mean
 from eigenstep.curvature.memory import free_bytes
-from eigenstep.curvature.parameters import chosen_parameters, refuse_wrapped, together
+from eigenstep.curvature.parameters import LINE, chosen_parameters, refuse_criterion, refuse_wrapped, together
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
 
 Loss = Callable[[Any, Any], Tensor]
@@ -94,8 +94,7 @@ class Objective:
             if value not in get_args(valid):
                 raise UnknownName.among(f"Objective: {name}", str(value), get_args(valid))
         self.model = together(model)
-        if not callable(loss):
-            raise Unsupported("Objective: loss must be a function loss(model, batch) that returns the batch's loss")
+        refuse_criterion(loss)
         if reduction == "sum" and weight is not None:
             raise InvalidValue("Objective: a sum over all data has no weights; give weight= without reduction='sum'")
         refuse_wrapped(self.model)
@@ -346,3 +345,9 @@ class Objective:
             yield "dropout switched off"
         if (drawn := subset_note(self.batches.source)) is not None:
             yield drawn
+
+
+def required(what: str, given: Any) -> None:
+    """Raise Unsupported unless `given` is an Objective, naming the line that makes one."""
+    if not isinstance(given, Objective):
+        raise Unsupported(f"{what}: {type(given).__name__} is no eigenstep.Objective; make one: objective = es.{LINE}")

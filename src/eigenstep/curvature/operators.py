@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eigenstep.curvature.parameters import LINE
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.spectrum import Operator as Kind
 
@@ -101,6 +102,8 @@ def as_operator(
     """
     if isinstance(source, Operator):
         return source
+    if isinstance(source, torch.nn.Module):
+        raise Unsupported(f"a model has no curvature without its loss and data: measure an es.{LINE}")
     name = f"operator {type(source).__name__}"
     if isinstance(source, (Tensor, np.ndarray, list, tuple)):
         matrix = _symmetric(source, dtype)

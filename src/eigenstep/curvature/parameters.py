@@ -1,6 +1,7 @@
 """Which of a model's parameters are measured, and which models cannot be."""
 
 import fnmatch
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,24 @@ from torch import nn
 
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
 
+_OUTPUTS = {  # what criterions, torch's own and others, call their first argument
+    *(
+        "input",
+        "inputs",
+        "input1",
+        "x1",
+        "log_input",
+        "log_probs",
+        "logits",
+        "anchor",
+        "output",
+        "outputs",
+        "var",
+        "mu",
+    ),
+    *("pred", "preds", "prediction", "predictions", "y_pred", "y_hat", "yhat"),
+}
+LINE = "Objective(model, lambda model, batch: criterion(model(batch[0]), batch[1]), data)"
 _WRAPPED = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DataParallel", "DeepSpeedEngine")
 
 
@@ -49,6 +68,30 @@ def refuse_outsiders(what: str, model: nn.Module, optimizer: torch.optim.Optimiz
             "not be seen; give all modules that it trains, as with a criterion that has parameters: "
             "Objective([model, criterion], lambda both, batch: both[1](both[0](batch[0]), batch[1]), data)"
         )
+
+
+def refuse_criterion(loss: Any) -> None:
+    """Raise Unsupported unless `loss` is a function of a model and a batch, naming the line for a criterion."""
+    if isinstance(loss, type) and issubclass(loss, nn.Module):
+        what = f"the class {loss.__name__}: make one first, criterion = {loss.__name__}(), and"
+    elif not callable(loss):
+        what = (
+            f"a {type(loss).__name__}; a function of a model and a batch is needed, as with criterion = nn.MSELoss():"
+        )
+    else:
+        try:
+            names = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters)
+        except (TypeError, ValueError):
+            return  # a function that does not tell
+        if not names or names[0] not in _OUTPUTS:
+            return
+        name = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", "criterion")
+        what = f"{name}, a function of ({', '.join(names[:2])}), not of a model and a batch; with it as criterion,"
+    learnt = isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters())
+    line = LINE
+    if learnt:
+        line = "Objective([model, criterion], lambda both, batch: both[1](both[0](batch[0]), batch[1]), data)"
+    raise Unsupported(f"Objective: loss is {what} write {line}")
 
 
 def refuse_wrapped(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from eigenstep.errors import BadFile
+from eigenstep.errors import BadFile, InvalidValue
 from eigenstep.page.document import SERVED_POLICY, plotly, served_page, static_files
 
 ADDRESS = "127.0.0.1"
@@ -19,7 +19,7 @@ class Server:
     A request for another host's name is refused, so that no web page elsewhere can read the report through a name of
     its own (DNS rebinding). Paths are looked up in a table: no request reaches the file system.
 
-    Raises BadFile when the port is taken.
+    Raises BadFile when the port is taken, InvalidValue for one that is no port.
 
     >>> with Server() as server:
     ...     server.url.startswith("http://127.0.0.1:")
@@ -27,13 +27,15 @@ class Server:
     """
 
     def __init__(self, report: Mapping[str, Any] | None = None, name: str = "", *, port: int = 0) -> None:
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+            raise InvalidValue(f"Server: port={port!r} must be a whole number from 0, a free one, to 65535")
         files = {f"/{file}": content for file, content in static_files().items()}
         files["/"] = files["/index.html"] = served_page(report, name)
         files["/plotly.min.js"] = plotly()
         try:
             self._server = _Http((ADDRESS, port), files)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
+            reason = error.strerror or error
             raise BadFile(f"port {port} cannot be used ({reason}); leave --port out to take a free one") from error
         self.port: int = self._server.server_address[1]
         self.url = f"http://{ADDRESS}:{self.port}/"
@@ -62,6 +64,7 @@ class Server:
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 1024  # clients that come at once wait instead of being reset; the system caps it
 
     def __init__(self, address: tuple[str, int], files: Mapping[str, bytes]) -> None:
         super().__init__(address, _Handler)

@@ -76,7 +76,9 @@ class Monitor:
         hooks: bool = True,
     ) -> None:
         if not isinstance(objective, Objective):
-            raise Unsupported(f"Monitor: objective is a {type(objective).__name__}; an eigenstep.Objective is needed")
+            raise Unsupported(
+                f"Monitor: objective is a {type(objective).__name__}; an Objective(model, loss, data) is needed"
+            )
         if isinstance(every, bool) or not isinstance(every, int) or every < 1 or dense < 0 or history < 1:
             raise InvalidValue(f"Monitor: every={every!r}, dense={dense!r}, history={history!r} must be whole numbers")
         if not 0 < budget <= 1:
