@@ -21,6 +21,7 @@ def command(names: tuple[str, ...], details: bool, as_json: bool) -> None:
     r"""Each claim of the article run live: it holds, holds only under a condition, or is wrong.
 
     A verdict is a threshold applied to a number of this run; 'within' is the same number under the condition.
+    'inferred' marks what the article implies and does not say.
 
     \b
     eigenstep claims
@@ -44,7 +45,9 @@ def command(names: tuple[str, ...], details: bool, as_json: bool) -> None:
     _details(judged) if details else _table(judged)
     common.say()
     holds, conditional, wrong = counts.values()
-    common.say(f"{holds} hold, {conditional} hold only under a condition, {wrong} are wrong; {seconds:.0f} s.")
+    inferred = sum(bool(one.claim.inferred) for one in judged)
+    words = f"{holds} hold, {conditional} hold only under a condition, {wrong} are wrong"
+    common.say(f"{words}; {inferred} are inferred, not the article's own words; {seconds:.0f} s.")
 
 
 def _counts(judged: "Sequence[Judgement]") -> dict[str, int]:
@@ -61,6 +64,7 @@ def _table(judged: "Sequence[Judgement]") -> None:
             one.claim.name,
             one.claim.says,
             one.words,
+            one.claim.where + (", inferred" if one.claim.inferred else ""),
             f"{one.stated.number:.6g}",
             _bound(one),
             None if one.within is None else f"{one.within.number:.6g}",
@@ -68,14 +72,16 @@ def _table(judged: "Sequence[Judgement]") -> None:
         )
         for one in judged
     ]
-    common.table("", ("claim", "it says", "verdict", "number", "must be", "within", "which is"), rows)
+    common.table("", ("claim", "it says", "verdict", "where", "number", "must be", "within", "which is"), rows)
 
 
 def _details(judged: "Sequence[Judgement]") -> None:
     """Print a paragraph a claim."""
     for one in judged:
-        common.say(f"{one.claim.name} ({one.claim.section}): {one.claim.says}.")
-        lines = [f"{one.words}: {one.claim.number} {one.stated.number:.6g}, must be {_bound(one)}; {one.stated.how}."]
+        quote = f': "{one.claim.quote}"' if one.claim.quote else ""
+        common.say(f"{one.claim.name} ({one.claim.where}{quote}): {one.claim.says}.")
+        lines = [f"Inferred, not said: {one.claim.inferred}."] if one.claim.inferred else []
+        lines += [f"{one.words}: {one.claim.number} {one.stated.number:.6g}, must be {_bound(one)}; {one.stated.how}."]
         if one.within is not None:
             lines.append(f"Within the condition: {one.within.number:.6g}; {one.within.how}.")
         for line in lines:

@@ -22,10 +22,13 @@ class Measured(NamedTuple):
 class Claim:
     """A claim of the article, as data.
 
-    name: for the command line. section: of the article. says: the claim, in one sentence. measure(**inputs) computes
-    the number that decides, live; `number` says in words what it is. The claim is true for inputs whose number is
-    `sign` ('at most' or 'at least') `limit`. stated: inputs as the article has it. condition, within: where the claim
-    is true for narrower inputs, the words after 'holds only if', and what they change in `stated`.
+    name: for the command line. section: of the article, its own heading, after that of the part it stands in. says: the
+    claim, in one sentence. measure(**inputs) computes the number that decides, live; `number` says in words what it is.
+    The claim is true for inputs whose number is `sign` ('at most' or 'at least') `limit`. stated: inputs as the article
+    has it. condition, within: where the claim is true for narrower inputs, the words after 'holds only if', and what
+    they change in `stated`. quote: at most ten words of that section, as they stand there. equation: which of the
+    section's displayed equations it is about, from 1; 0 for none. inferred: for a claim that the article implies and
+    does not make, what it follows from.
     """
 
     name: str
@@ -38,6 +41,14 @@ class Claim:
     stated: Mapping[str, Any] = field(default_factory=dict)
     condition: str = ""
     within: Mapping[str, Any] = field(default_factory=dict)
+    quote: str = ""
+    equation: int = 0
+    inferred: str = ""
+
+    @property
+    def where(self) -> str:
+        """Where in the article it stands: the section, and the equation if it is about one."""
+        return f"{self.section}, equation {self.equation}" if self.equation else self.section
 
     def true_of(self, number: float) -> bool:
         """Whether a number is on the side of the threshold where the claim is true; nan is on neither."""
@@ -65,6 +76,9 @@ class Judgement:
         return {
             "name": claim.name,
             "section": claim.section,
+            "equation": claim.equation or None,
+            "quote": claim.quote or None,
+            "inferred": claim.inferred or None,
             "claim": claim.says,
             "verdict": self.verdict,
             "condition": claim.condition if self.verdict == "holds only if" else None,

@@ -1,21 +1,17 @@
-"""Claims of the article's first half: Taylor's theorem, gradient descent, its best lr, which minima it selects."""
+"""Claims about gradient descent: Taylor's theorem, when it converges, which minima it selects."""
 
 import math
 
 import torch
 
 from eigenstep.article.claims.claim import Claim, Measured
-from eigenstep.article.experiments import ETA_STAR
-from eigenstep.article.tuned import settled_counts
 from eigenstep.article.wells import well_shares
-from eigenstep.problems import DoubleWell, Quadratic, article
+from eigenstep.problems import DoubleWell, Quadratic
 from eigenstep.rules import GradientDescent, Rule
 from eigenstep.simulation import simulate
-from eigenstep.spectrum import Spectrum
-from eigenstep.theory import predict, tune
 
-_SPECTRA = ((1.0, 5.0), (1.0, 100.0), (0.3, 2.0, 7.0), (1e-3, 1e-2, 1.0))
-_DERIVING, _CONVERGENCE, _VALLEY = "Deriving Gradient Descent", "Convergence of Gradient Descent", "Steep Valley"
+SPECTRA = ((1.0, 5.0), (1.0, 100.0), (0.3, 2.0, 7.0), (1e-3, 1e-2, 1.0))
+_DERIVING, _CONVERGENCE = "Deriving Gradient Descent", "Convergence of Gradient Descent"
 
 
 def remainder_order(power: float, order: int) -> Measured:
@@ -45,20 +41,14 @@ def best_direction(norm: float) -> Measured:
     return Measured(share, f"for g = (1, 10) the best step is along ({best[0]:.2f}, {best[1]:.2f})")
 
 
-def factor_of_small_lr(lr: float, eigenvalue: float) -> Measured:
-    """The factor by which gradient descent's error changes in an update, at this lr and curvature, by running."""
-
-    def factor(lr: float, eigenvalue: float) -> float:
-        run = simulate(GradientDescent(lr=lr), Quadratic([eigenvalue]), steps=10, keep=("radii",))
-        assert run.radii is not None  # kept
-        return float(run.radii[-1] / run.radii[-2])
-
-    other = factor(lr * 300, eigenvalue / 1000)
-    return Measured(
-        factor(lr, eigenvalue),
-        f"λ = {eigenvalue:g}, η = {lr:g}; at λ = {eigenvalue / 1000:g} even η = {lr * 300:g} converges (factor "
-        f"{other:.2g}): the condition is ηλ < 2",
-    )
+def error_of_first_order(lr: float, eigenvalue: float) -> Measured:
+    """The relative error of -lr g², what the first order promises, against the loss's true change in an update."""
+    problem = Quadratic([eigenvalue])
+    before, gradient = problem.loss_and_gradient(problem.start)
+    x, _ = GradientDescent(lr=lr).step(problem.start, gradient, GradientDescent().init(problem.start), 1)
+    promised, true = -lr * float(gradient.square().sum()), float(problem.loss(x) - before)
+    how = f"λ = {eigenvalue:g}, η = {lr:g}, ηλ = {lr * eigenvalue:g}: promised {promised:.3g}, the change is {true:.3g}"
+    return Measured(abs(true / promised - 1), f"{how}; the error is ηλ / 2, and from ηλ = 2 on the loss rises")
 
 
 def departure_from_powers(rule: Rule) -> Measured:
@@ -86,7 +76,7 @@ def left_of_error(eigenvalues: tuple[float, ...]) -> Measured:
 def edge_against_eta_max(rule: Rule) -> Measured:
     """The largest relative difference between 2 / lambda_max and the edge found by running 401 lrs around it."""
     worst = 0.0
-    for values in _SPECTRA:
+    for values in SPECTRA:
         problem = Quadratic(values, seed=2)
         lr = 2 / max(values) * torch.linspace(0.98, 1.02, 401, dtype=torch.float64)
         top = problem.from_components([0.0] * (len(values) - 1) + [1.0])
@@ -94,60 +84,7 @@ def edge_against_eta_max(rule: Rule) -> Measured:
         back = problem.distance(final) < 1
         edge = float(lr[back].max()) if bool(back.any()) else 0.0
         worst = max(worst, abs(edge * max(values) / 2 - 1))
-    return Measured(worst, f"on {len(_SPECTRA)} spectra, rotated, each with 401 lrs within 2% of 2 / λ_max")
-
-
-def best_lr_against_eta_star(rule: Rule) -> Measured:
-    """The largest relative difference between 2 / (mu + L) and the lr with the smallest rate, found by searching."""
-    found = [tune(rule, Spectrum.from_eigenvalues(values)).lr for values in _SPECTRA]
-    worst = max(abs(lr * (min(v) + max(v)) / 2 - 1) for lr, v in zip(found, _SPECTRA, strict=True))
-    return Measured(worst, f"best lr by search on {len(_SPECTRA)} spectra, no formula used")
-
-
-def rate_against_formula(factor: float) -> Measured:
-    """The largest difference of the error's factor per update, by running at factor * eta*, from (k - 1) / (k + 1)."""
-    worst = 0.0
-    for values in _SPECTRA:
-        low, high = min(values), max(values)
-        problem = Quadratic(values)
-        run = simulate(GradientDescent(lr=factor * 2 / (low + high)), problem, steps=400, keep=("radii",))
-        assert run.radii is not None  # kept
-        rate = float(run.radii[-1] / run.radii[-3]) ** 0.5
-        worst = max(worst, abs(rate - (high - low) / (high + low)))
-    return Measured(worst, f"error per update over the last of 400, on {len(_SPECTRA)} spectra")
-
-
-def example(eigenvalues: tuple[float, float]) -> Measured:
-    """How far the article's example, eta* = 1/3 and R = 2/3, is from the best lr and its rate, found by searching."""
-    best = tune(GradientDescent(), Spectrum.from_eigenvalues(eigenvalues))
-    worst = max(abs(best.lr - 1 / 3), abs(best.rate - 2 / 3))
-    return Measured(worst, f"best lr {best.lr:.6f}, rate {best.rate:.6f}")
-
-
-def gap_of_eta_star(condition: float) -> Measured:
-    """By what part eta* lies below eta_max, both found by searching, at this condition number."""
-    best = tune(GradientDescent(), Spectrum.from_eigenvalues([1.0, condition]))
-    gap = 1 - best.lr / best.lr_limit
-    return Measured(gap, f"κ = {condition:g}: ratio {1 - gap:.4f}, κ / (κ + 1) = {condition / (condition + 1):.4f}")
-
-
-def share_of_count(by: str) -> Measured:
-    """What the best lr needs of what eta* needs on the article's problem: 'updates', or as their 'rate' says."""
-    problem = article()
-    spectrum, start = problem.spectrum(), problem.components(problem.start)
-    if by == "rate":
-        best = tune(GradientDescent(), spectrum)
-        at_star = predict(GradientDescent(lr=ETA_STAR), spectrum).rate
-        assert at_star is not None  # the spectrum is whole
-        return Measured(math.log(at_star) / math.log(best.rate), f"smallest rate {best.rate:.6f} at lr {best.lr:.6f}")
-    lr = ETA_STAR * torch.linspace(0.95, 1.0, 501, dtype=torch.float64)
-    counts = settled_counts(GradientDescent(), lr, 1000)
-    fewest, at_star = float(counts.min()), float(counts[-1])
-    where = float(lr[int(counts.argmin())]) / ETA_STAR
-    exact = predict(GradientDescent(lr=ETA_STAR), spectrum, start=start, loss=1e-6).settled
-    return Measured(
-        fewest / at_star, f"{fewest:.0f} updates at {where:.3f} η*, {at_star:.0f} at η* (predicted {exact})"
-    )
+    return Measured(worst, f"on {len(SPECTRA)} spectra, rotated, each with 401 lrs within 2% of 2 / λ_max")
 
 
 def share_in_sharp_well(lr: float) -> Measured:
@@ -168,6 +105,8 @@ CLAIMS = (
         "at least",
         1.99,
         {"power": 1.5, "order": 2},
+        quote="continuous in its first derivative",
+        equation=1,
     ),
     Claim(
         "remainder-c2",
@@ -178,6 +117,8 @@ CLAIMS = (
         "at least",
         2.99,
         {"power": 2.5, "order": 3},
+        quote="Assuming second order continuity of our loss function",
+        equation=1,
     ),
     Claim(
         "steepest",
@@ -188,18 +129,23 @@ CLAIMS = (
         "at least",
         1 - 1e-5,
         {"norm": math.inf},
-        "the length of a step is Euclidean",
+        "the length of a step is Euclidean, as Cauchy-Schwarz presumes",
         {"norm": 2.0},
+        quote="pointing our perturbation in the opposite direction of the gradient",
     ),
     Claim(
         "eta-small",
         _DERIVING,
         "η << 1 keeps the first-order step valid",
-        factor_of_small_lr,
-        "factor per update at a small η",
+        error_of_first_order,
+        "relative error of the first-order change",
         "at most",
-        1.0,
+        0.1,
         {"lr": 0.05, "eigenvalue": 100.0},
+        "λ is not large: it is ηλ that must be << 1",
+        {"eigenvalue": 1.0},
+        quote="while ensuring our first order approximation valid",
+        equation=5,
     ),
     Claim(
         "eigencomponents",
@@ -210,6 +156,8 @@ CLAIMS = (
         "at most",
         1e-12,
         {"rule": GradientDescent(lr=0.15)},
+        quote="converge to zero independently",
+        equation=11,
     ),
     Claim(
         "converges-iff",
@@ -222,6 +170,7 @@ CLAIMS = (
         {"eigenvalues": (0.0, 100.0)},
         "λ_min > 0 as well",
         {"eigenvalues": (1.0, 100.0)},
+        quote="we achieve convergence if and only if",
     ),
     Claim(
         "eta-max",
@@ -232,67 +181,18 @@ CLAIMS = (
         "at most",
         2e-4,
         {"rule": GradientDescent()},
-    ),
-    Claim(
-        "eta-star",
-        _VALLEY,
-        "η* = 2 / (λ_min + λ_max) has the smallest rate",
-        best_lr_against_eta_star,
-        "largest relative difference to the best lr found",
-        "at most",
-        1e-6,
-        {"rule": GradientDescent()},
-    ),
-    Claim(
-        "rate",
-        _VALLEY,
-        "at η* the rate is R = (κ - 1) / (κ + 1)",
-        rate_against_formula,
-        "largest difference to the factor per update measured",
-        "at most",
-        1e-6,
-        {"factor": 1.0},
-    ),
-    Claim(
-        "example-1-5",
-        _VALLEY,
-        "for eigenvalues 1 and 5, η* = 1/3 and R = 2/3",
-        example,
-        "largest difference to those found",
-        "at most",
-        1e-6,
-        {"eigenvalues": (1.0, 5.0)},
-    ),
-    Claim(
-        "eta-star-near-eta-max",
-        "Momentum",
-        "for an ill-conditioned problem η* is about η_max",
-        gap_of_eta_star,
-        "1 - η* / η_max",
-        "at most",
-        0.05,
-        {"condition": 100.0},
-    ),
-    Claim(
-        "eta-star-fewest",
-        _VALLEY,
-        "η* is optimal: no lr converges faster",
-        share_of_count,
-        "what the best lr needs, of what η* needs",
-        "at least",
-        1 - 1e-6,
-        {"by": "updates"},
-        "judged by the asymptotic rate, not by the count",
-        {"by": "rate"},
+        quote="Which places a maximum value of",
+        equation=15,
     ),
     Claim(
         "selects-minima",
-        "Adaptive Learning Rate",
+        "Adaptive Learning Rate, Motivation",
         "η selects which minima can be converged to",
         share_in_sharp_well,
         "share of starts that settle in a well too sharp for η",
         "at most",
         0.0,
         {"lr": 0.0202},
+        quote="selecting some subset of minima",
     ),
 )

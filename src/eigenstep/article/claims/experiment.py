@@ -1,5 +1,6 @@
 """Claims about the article's experiment: its counts, its radius, its code, what rotation and tuning do to them."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,9 @@ from eigenstep.problems import article
 from eigenstep.rules import Adam, GradientDescent
 from eigenstep.simulation import simulate
 
-_EXPERIMENTS = "Experiments"
+_EXPERIMENTS, _CONVERGENCE = "Experiments", "Convergence of Gradient Descent"
+_TOO_HIGH, _SGD = f"{_EXPERIMENTS}, SGD - Learning Rate Too High", f"{_EXPERIMENTS}, SGD"
+_MOMENTUM_RUN, _ADAM_RUN = f"{_EXPERIMENTS}, Momentum", f"{_EXPERIMENTS}, Adam"
 _CONVERGING = tuple(e for e in EXPERIMENTS if e.printed is not None)
 _ALL = tuple(e.name for e in _CONVERGING)
 # What the article prints; its loop calls f(p).
@@ -51,13 +54,16 @@ def distance_at_end(loss: float) -> Measured:
     return Measured(max(ends), f"the code tests the loss; a radius of 1e-6 would take {counts} passes in float64")
 
 
-def nearest(dtype: str) -> Measured:
-    """The nearest that gradient descent at eta* gets to the minimum in 2,000 updates at this precision."""
-    problem = article()
+def nearest(names: Sequence[str], dtype: str) -> Measured:
+    """The nearest that these runs get to the minimum in 1,000 updates at this precision, that of the worst of them."""
+    problem, worst, words = article(), 0.0, []
     start = problem.start.to(getattr(torch, dtype))
-    run = simulate(GradientDescent(lr=ETA_STAR), problem, start, steps=2000, keep=("radii",))
-    assert run.radii is not None  # kept
-    return Measured(float(run.radii.min()), f"gradient descent at η* in {dtype}, 2,000 updates")
+    for e in (e for e in _CONVERGING if e.name in names):
+        run = simulate(e.rule, problem, start, steps=1000, keep=("radii",))
+        assert run.radii is not None  # kept
+        worst = max(worst, float(run.radii.min()))
+        words.append(f"{e.rule.name} {float(run.radii.min()):.2g}")
+    return Measured(worst, f"nearest in {dtype} over 1,000 updates: {', '.join(words)}")
 
 
 def errors_of_code(**names: Any) -> Measured:
@@ -87,8 +93,10 @@ def change_of_amplitude(factor: float) -> Measured:
 
 def passes_of_adam(angle: float) -> Measured:
     """Adam's count with the eigenvectors turned by so many degrees."""
-    count = loop(Adam(lr=ETA_STAR), article().rotated(angle=math.radians(angle))).article_count
-    return Measured(math.inf if count is None else int(count), f"eigenvectors at {angle:g} degrees, same eigen-errors")
+    problem = article()
+    counts = [loop(Adam(lr=ETA_STAR), problem.rotated(angle=math.radians(a))).article_count for a in (angle, 45.0)]
+    how = f"eigenvectors at {angle:g} degrees to the coordinates; at 45, with the same eigen-errors, {counts[1]}"
+    return Measured(math.inf if counts[0] is None else int(counts[0]), how)
 
 
 def change_by_rotation(names: Sequence[str]) -> Measured:
@@ -113,6 +121,7 @@ def updates_above_after(names: Sequence[str]) -> Measured:
     return Measured(worst, f"within 1,000 updates, {'; '.join(words)}")
 
 
+@functools.cache  # two claims rest on it, and it takes seconds
 def adam_against_heavy_ball(tuning: bool) -> Measured:
     """Adam's updates over heavy ball's: each tuned for the settled count, or as the article printed them."""
     if not tuning:
@@ -131,33 +140,38 @@ def adam_against_heavy_ball(tuning: bool) -> Measured:
 CLAIMS = (
     Claim(
         "counts",
-        _EXPERIMENTS,
+        _SGD,
         "gradient descent takes 420 iterations, momentum 137, Adam 117",
         departure_from_print,
         "largest difference",
         "at most",
         0,
         {"scale": 1.0},
+        quote="converged after 420 iterations",
     ),
     Claim(
         "diverges",
-        _EXPERIMENTS,
+        _TOO_HIGH,
         "at 1.01 η_max training diverges",
         pass_out_of_box,
         "pass that ends outside the box",
         "at most",
         PASSES,
         {"factor": 1.01},
+        quote="led to training that diverged",
     ),
     Claim(
         "eta-max-excluded",
-        "Convergence of Gradient Descent",
+        _CONVERGENCE,
         "at η_max itself it neither converges nor diverges",
         change_of_amplitude,
         "relative change of the amplitude after 2,001 updates",
         "at most",
         1e-9,
         {"factor": 1.0},
+        quote="Which places a maximum value of",
+        equation=15,
+        inferred="the article gives the largest η, not what happens at it",
     ),
     Claim(
         "radius",
@@ -168,16 +182,21 @@ CLAIMS = (
         "at most",
         1e-6,
         {"loss": TOLERANCE},
+        quote="radius of the global minimum",
     ),
     Claim(
         "float32",
         _EXPERIMENTS,
         "in its float32 a radius of 1e-6 can be reached",
         nearest,
-        "nearest that gradient descent gets",
+        "nearest that the worst run gets",
         "at most",
         1e-6,
-        {"dtype": "float32"},
+        {"names": _ALL, "dtype": "float32"},
+        "the method is momentum or Adam: gradient descent stalls before",
+        {"names": _ALL[1:]},
+        quote="radius of the global minimum",
+        inferred="the article sets the radius as the aim, and runs in torch's default precision",
     ),
     Claim(
         "code",
@@ -187,32 +206,36 @@ CLAIMS = (
         "errors raised",
         "at most",
         0,
+        quote="delta = p - minima",
+        inferred="the article prints it as the code of its runs",
     ),
     Claim(
         "adam-117",
-        _EXPERIMENTS,
-        "Adam converges in 117 epochs on this spectrum",
+        _ADAM_RUN,
+        "with a diagonal Hessian Adam converges in 117 epochs",
         passes_of_adam,
         "passes",
         "at most",
         117,
-        {"angle": 45.0},
-        "the eigenvectors lie along the coordinates",
         {"angle": 0.0},
+        quote="was able to converge in 117 epcohs",
     ),
     Claim(
         "linear-rotated",
-        "Convergence of Gradient Descent",
+        _CONVERGENCE,
         "for gradient descent and momentum only eigenvalues and eigen-errors count",
         change_by_rotation,
         "largest change of the count by rotation",
         "at most",
         0,
         {"names": _ALL[:2]},
+        quote="converge to zero independently",
+        equation=11,
+        inferred="the equation names no coordinates",
     ),
     Claim(
         "converged",
-        _EXPERIMENTS,
+        _MOMENTUM_RUN,
         "after 420, 137 and 117 passes the runs have converged",
         updates_above_after,
         "most updates from first met to last above",
@@ -221,10 +244,12 @@ CLAIMS = (
         {"names": _ALL},
         "the method is gradient descent; the others cross the tolerance and come back",
         {"names": _ALL[:1]},
+        quote="was able to converge in 137 epochs",
+        inferred="'converge' is read as staying below the tolerance",
     ),
     Claim(
         "adam-stays",
-        _EXPERIMENTS,
+        _ADAM_RUN,
         "Adam's run converges to the minimum",
         late_loss_at,
         "largest loss after update 2,000",
@@ -233,11 +258,13 @@ CLAIMS = (
         {"minimum": (0.0, 0.0), "updates": 11_000},
         "rounding parks it exactly on the minimum, as it does at (.8, .6)",
         {"minimum": (0.8, 0.6)},
+        quote="was able to converge in 117 epcohs",
+        inferred="'converge' is read as staying below the tolerance",
     ),
     Claim(
-        "ranking",
-        "Recommendations",
-        "Adam needs the fewest updates",
+        "favourable-speed",
+        "Adaptive Learning Rate, Adam",
+        "Adam enjoys favourable convergence speed",
         adam_against_heavy_ball,
         "Adam's updates, of heavy ball's",
         "at most",
@@ -245,5 +272,18 @@ CLAIMS = (
         {"tuning": True},
         "the others are left untuned",
         {"tuning": False},
+        quote="enjoys favourable convergence speed",
+        inferred="'favourable' is read as fewer updates than momentum",
+    ),
+    Claim(
+        "momentum-optimal",
+        "Recommendations",
+        "plain momentum can end up being the optimal choice",
+        adam_against_heavy_ball,
+        "Adam's updates, of heavy ball's",
+        "at least",
+        1.0,
+        {"tuning": True},
+        quote="optimiser ends up being optimal",
     ),
 )

@@ -1,4 +1,4 @@
-"""Claims about momentum: the rolling ball, amplification and damping, conditioning, torch's own forms of it."""
+"""Claims about momentum: the rolling ball, its factors, conditioning, overshooting, Nesterov, torch's own forms."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.article.claims.claim import Claim, Measured
-from eigenstep.problems import Himmelblau, article
+from eigenstep.problems import DoubleWell, Himmelblau, article
 from eigenstep.rules import GradientDescent, HeavyBall, LinearRule, Nesterov
 from eigenstep.simulation import simulate
 from eigenstep.spectrum import Spectrum
@@ -65,6 +65,41 @@ def updates_against_promise(momentum: float, condition: float) -> Measured:
     promised = (improved - 1) / (improved + 1)
     how = f"β = {momentum:g}, κ = {condition:g}: rate promised {promised:.3f}, the best possible {best:.3f}"
     return Measured(math.log(promised) / math.log(best), how)
+
+
+def share_in_other_well(momentum: float) -> Measured:
+    """The share of 400 starts from which heavy ball settles in another well than gradient descent with the same lr."""
+    well, lr = DoubleWell(flat=4.0, sharp=100.0), 0.001
+    starts = torch.linspace(-3, 3, 400, dtype=torch.float64).unsqueeze(-1)
+    rule = HeavyBall(lr=lr, momentum=torch.tensor([[0.0], [momentum]], dtype=torch.float64))
+    ends = simulate(rule, well, starts, steps=3000).final.squeeze(-1)
+    other = float((ends[0].sign() != ends[1].sign()).double().mean())
+    settled = float(((ends[1].abs() - 1).abs() < 1e-3).double().mean())
+    how = f"two wells, sharpness 4 and 100, β = {momentum:g}, η = {lr:g}"
+    return Measured(other, f"{how}: {settled:.0%} of the runs settle, {other:.0%} in another than gradient descent's")
+
+
+def updates_left(tuned: bool) -> Measured:
+    """What heavy ball needs of gradient descent's updates, condition 100: its best pair, or beta = .995 at that lr."""
+    spectrum = Spectrum.from_eigenvalues([1.0, 100.0])
+    alone = tune(GradientDescent(), spectrum)
+    best = tune(HeavyBall(), spectrum, over=("lr", "momentum"))
+    assert best.momentum is not None  # it has one
+    lr, beta = (best.lr, best.momentum) if tuned else (alone.lr, 0.995)
+    rate = float(radii(HeavyBall(lr=lr, momentum=beta), spectrum.eigenvalues).max())
+    how = f"κ = 100: rate {rate:.4f} at β = {beta:.3f}, gradient descent's best {alone.rate:.4f}"
+    return Measured(math.log(alone.rate) / math.log(rate), how)
+
+
+def updates_of_nesterov(momentum: float | None) -> Measured:
+    """What Nesterov needs of heavy ball's updates, condition 100, each at its best lr; None: and its best momentum."""
+    spectrum = Spectrum.from_eigenvalues([1.0, 100.0])
+    over = "lr" if momentum is not None else ("lr", "momentum")
+    start = 0.9 if momentum is None else momentum
+    ball, ahead = (tune(kind(momentum=start), spectrum, over=over) for kind in (HeavyBall, Nesterov))
+    betas = [ball.momentum, ahead.momentum]
+    how = f"κ = 100: heavy ball's rate {ball.rate:.4f} at β = {betas[0]:.3f}, Nesterov's {ahead.rate:.4f}"
+    return Measured(math.log(ball.rate) / math.log(ahead.rate), f"{how} at β = {betas[1]:.3f}")
 
 
 def departure_of_torch(drop: float) -> Measured:
@@ -127,6 +162,7 @@ CLAIMS = (
         "at most",
         1e-10,
         {"scheme": "semi-implicit"},
+        quote="Euler's method to a ball rolling down a hill",
     ),
     Claim(
         "amplified",
@@ -139,6 +175,8 @@ CLAIMS = (
         {"eigenvalue": 1.0, "momentum": 0.9},
         "ηλ << (1 - √β)², unlike in the article's own run",
         {"eigenvalue": 0.003},
+        quote="amplify by a factor of 10",
+        equation=5,
     ),
     Claim(
         "damped",
@@ -149,6 +187,8 @@ CLAIMS = (
         "at most",
         1e-9,
         {"signs": (1.0, -1.0), "momentum": 0.9},
+        quote="momentum has a small damping effect on oscillations",
+        equation=7,
     ),
     Claim(
         "both-factors",
@@ -161,6 +201,45 @@ CLAIMS = (
         {"momentum": 0.9, "condition": 100.0},
         "β is below the optimal one",
         {"momentum": 0.5},
+        quote="aid the ill-conditioning problem",
+        inferred="the article names each factor, not what both do to κ",
+    ),
+    Claim(
+        "alleviates",
+        _MOMENTUM,
+        "a well-set β alleviates the ill-conditioning",
+        updates_left,
+        "updates needed, of those without momentum",
+        "at most",
+        0.5,
+        {"tuned": True},
+        quote="alleviate the ill-conditioning problem",
+    ),
+    Claim(
+        "overshoot",
+        _MOMENTUM,
+        "too high a β overshoots the minimum into another basin",
+        share_in_other_well,
+        "share of starts that end in another well",
+        "at least",
+        0.01,
+        {"momentum": 0.99},
+        quote="overshoots the local minimum and enters a new basin",
+    ),
+    Claim(
+        "nesterov-sense",
+        _MOMENTUM,
+        "Nesterov's look-ahead makes much more sense",
+        updates_of_nesterov,
+        "updates needed, of heavy ball's",
+        "at most",
+        0.99,
+        {"momentum": None},
+        "momentum outweighs the gradient, as it says: β is above heavy ball's best; with both tuned it is slower",
+        {"momentum": 0.9},
+        quote="It makes much more sense",
+        equation=3,
+        inferred="'more sense' is read as fewer updates",
     ),
     Claim(
         "torch-momentum",
@@ -173,6 +252,9 @@ CLAIMS = (
         {"drop": 0.1},
         "lr stays constant",
         {"drop": 1.0},
+        quote="The exact form of the update rule with momentum",
+        equation=1,
+        inferred="the article runs torch.optim, and gives this formula",
     ),
     Claim(
         "torch-nesterov",
@@ -185,5 +267,8 @@ CLAIMS = (
         {"read": "iterate"},
         "what torch stores is read as w + βm",
         {"read": "look-ahead"},
+        quote="evaluate the gradient where the momentum will take us",
+        equation=3,
+        inferred="the article gives the variant, and does not speak of torch's",
     ),
 )
