@@ -1,7 +1,8 @@
 """Alarms and diagnosis: ten staged spikes told apart, the edge of stability left in peace, words from records alone."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import eigenstep as es
-from eigenstep.training import Monitor, after_the_fact, read_log
+from eigenstep.training import Monitor, Postmortem, after_the_fact, read_log
 from eigenstep.training.alarms import RatioWatch, Usual
 from eigenstep.training.anomaly import Evidence, judge
 
@@ -118,6 +119,7 @@ def test_staged_spikes_are_told_apart(name: str) -> None:
     stage, options, cause, driver = STAGES[name]
     monitor = trained(stage, **options)
     found = monitor.diagnose()
+    check_against_records(found.sentence, monitor.records, found.spike)
     assert found.spike is not None and AT <= found.spike <= AT + 12
     assert (found.cause, found.driver) == (cause, driver)
     if cause == "curvature":
@@ -136,6 +138,7 @@ def test_ordinary_training_raises_no_alarm(kind: str, lr: float) -> None:
     monitor = trained(lambda step, run: None, kind, lr, updates=400)
     assert monitor.alarms == []
     assert monitor.diagnose().spike is None
+    check_against_records(monitor.diagnose().sentence, monitor.records, None)
 
 
 @pytest.mark.slow
@@ -161,6 +164,7 @@ def test_the_edge_of_stability_raises_no_alarm_and_is_called_normal() -> None:
     assert sum(late) / len(late) == pytest.approx(1, abs=0.2) and max(late) > 1
     assert monitor.alarms == []
     found = monitor.diagnose()
+    check_against_records(found.sentence, monitor.records, None)
     assert found.spike is None and found.crossed is not None and found.crossed[1] - found.crossed[0] <= 25
     assert "normal" in found.sentence
 
@@ -280,3 +284,147 @@ def test_diagnosis_from_records_in_each_case() -> None:
     spiked = after_the_fact([*plain, below, above], [alarm])
     assert spiked.lead == (5, 25) and spiked.driver == "sharpness"
     assert "lower lr below 0.2" in spiked.change[0] and "'4'" in spiked.change[1] and "5 to 25" in str(spiked)
+
+
+def numbers_in(sentence: str, pattern: str) -> tuple[float, ...]:
+    found = re.search(pattern, sentence)
+    assert found, sentence
+    return tuple(float(number) for number in found.groups())
+
+
+NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?|nan|inf|-inf)"
+
+
+def check_against_records(sentence: str, records: Sequence[dict], jumped: int | None) -> None:
+    """Every fact of a post-mortem's sentence, worked out from the records by another way."""
+    losses = {r["step"]: r["loss"] for r in records if r.get("loss") is not None}
+    finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+    steps = sorted(losses)
+    first, last, start, end = numbers_in(
+        sentence, rf"over updates (\d+) to (\d+) the loss went from {NUMBER} to {NUMBER}[,;.]"
+    )
+    assert (first, last) == (steps[0], steps[-1])
+    assert [start, end] == pytest.approx([losses[steps[0]], losses[steps[-1]]], rel=1e-3, nan_ok=True)
+    if finite:
+        high, place = numbers_in(sentence, rf"at its highest {NUMBER} at update (\d+)")
+        assert high == pytest.approx(max(finite.values()), rel=1e-3) and finite[int(place)] == max(finite.values())
+    broken = [step for step in steps if not math.isfinite(losses[step])]
+    assert ("not finite at" in sentence) == bool(broken)
+    if broken:
+        assert numbers_in(sentence, r"not finite at (\d+) of them, first at update (\d+)") == (len(broken), broken[0])
+    real = "grad_norm" in records[0]  # a run, not numbers made up
+    if jumped is None:
+        assert sentence.startswith(f"{len(records)} updates without a jump of the loss;")
+        assert not real or all(losses[b] < 2.5 * max(losses[s] for s in steps if b - 50 <= s < b) for b in steps[1:])
+    else:
+        assert "without a jump" not in sentence
+        step, value = numbers_in(sentence, rf"^step (\d+): the (?:loss|gradient's norm) is {NUMBER}")
+        assert step == jumped
+        name = "loss" if ": the loss is" in sentence else "grad_norm"
+        earlier = [r[name] for r in records if real and jumped - 50 <= r["step"] < jumped]
+        assert not earlier or not value <= 1.19 * max(earlier)
+        assert value == pytest.approx(next(r[name] for r in records if r["step"] == jumped), rel=1e-3, nan_ok=True)
+    ratios = {r["step"]: r["stability_ratio"] for r in records if r.get("stability_ratio") is not None}
+    if told := re.search(r"at its highest the ratio was ([\d.e+-]+), before update (\d+)", sentence):
+        assert float(told[1]) == pytest.approx(max(ratios.values()), rel=5e-3)
+        assert ratios[int(told[2])] == max(ratios.values())
+        adapts = any(r.get("preconditioned_sharpness") is not None for r in records)
+        assert ("so high is not" in sentence) == (max(ratios.values()) > (2.0 if adapts else 1.4))
+    if told := re.search(r"rose past 1 between updates (\d+) and (\d+)", sentence):
+        assert ratios[int(told[1])] < 1  # the measurement after an update that jumped is no record
+        assert int(told[2]) not in ratios or ratios[int(told[2])] >= 1
+    if "stayed below 1" in sentence:
+        above = [r for r in records if r["step"] in ratios and ratios[r["step"]] >= 1]
+        above = [r for r in above if jumped is None or r["step"] <= jumped]
+        assert all(r["provisional"] > 0.5 for r in above)  # of which most is the unit that one more update would make
+        assert not above or "stayed below 1 once most second moments had begun" in sentence
+
+
+def told_of(losses: Sequence[float], ratios: dict[int, float] | None = None, **more: object) -> Postmortem:
+    records = [{"step": k + 1, "lr": 0.3, "loss": loss} for k, loss in enumerate(losses)]
+    for step, ratio in (ratios or {}).items():
+        records[step - 1] |= measured(step, ratio, lr=0.3, **more)
+    found = after_the_fact(records, [])
+    check_against_records(found.sentence, records, found.spike)
+    return found
+
+
+def noise(count: int, seed: int = 0, spread: float = 0.5) -> list[float]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, generator=generator, dtype=torch.float64).mul(spread).exp().tolist()
+
+
+RISES: dict[str, tuple[list[float], int]] = {
+    "three updates": ([3.5, 1402.0, 24.0], 2),
+    "and back": ([3.5, 1402.0, 500.0, 24.0, *[3.4] * 30], 2),
+    "to stay": ([2.3, 40.0, 60.0, *[50.0] * 30], 2),
+    "by and by, so that none is unusual": ([1.5**k for k in range(30)], 6),
+    "swinging": ([3.5, 1402.0, 24.0, 900.0, 30.0, 1100.0], 2),
+    "at the end": ([*[2.0] * 60, 300.0], 61),
+    "not a number": ([2.0, 2.0, math.nan, math.nan], 3),
+    "infinite at once": ([math.inf], 1),
+    "below zero": ([-5.0, -5.1, 30.0, 31.0, 30.0], 3),
+}
+NO_RISES: dict[str, list[float]] = {
+    "a fall": [2.0 * 0.98**k for k in range(100)],
+    "a slow rise": [2.0 + 0.01 * k for k in range(60)],
+    "single samples": [(0.001, 0.5, 0.002, 0.3)[k % 4] for k in range(60)],
+    "small beside the start": [*[2.0] * 10, *[1e-4] * 60, 0.01, 1e-4, 1e-4],
+    **{f"noise {seed}": noise(200, seed) for seed in range(5)},
+}
+
+
+@pytest.mark.parametrize("name", [*RISES, *NO_RISES])
+def test_a_headline_tells_of_the_jump_its_update_and_its_height(name: str) -> None:
+    losses, at = RISES[name] if name in RISES else (NO_RISES[name], None)
+    found = told_of(losses)
+    assert found.spike == at
+    if at is not None:
+        assert found.cause == "unclear" and "not measured" in found.sentence
+
+
+def test_a_jump_seen_in_hindsight_has_its_cause_from_the_measurements() -> None:
+    losses = [3.5, 3.4, 1402.0, 24.0]
+    curved = told_of(losses, {1: 0.5, 3: 60.0})
+    assert (curved.cause, curved.crossed, curved.lead) == ("curvature", (1, 3), (0, 2))
+    assert told_of(losses, {1: 0.5}).cause == "unclear"
+    records = [{"step": k + 1, "lr": 0.3, "loss": loss} for k, loss in enumerate(losses)]
+    records[0] |= measured(1, 0.5, probe_loss=3.5)
+    records[2] |= measured(3, 0.6, probe_loss=3.4)  # at the weights of the jump the fixed probe stands where it stood
+    assert after_the_fact(records, []).cause == "data"
+    back = told_of([3.0] * 30, {1: 0.5, 10: 1.2, 20: 0.9})
+    assert "below 1 again, at 0.9" in back.sentence
+    assert "so high is not" in told_of([3.0] * 30, {1: 0.5, 10: 6.0, 20: 0.9}).sentence
+
+
+@pytest.mark.parametrize("name", ["lr .3 at once", "an ordinary lr"])
+def test_a_transformers_post_mortem_is_its_run(name: str) -> None:
+    """AdamW at lr .3 under a cosine: the loss goes off within a few updates, and comes back part of the way."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=True)
+    model = nn.Sequential(nn.Embedding(16, 16), block, nn.Linear(16, 16))
+    optimizer = torch.optim.AdamW(model.parameters(), 0.3 if name == "lr .3 at once" else 1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
+
+    def batch() -> Batch:
+        x = torch.randint(16, (8, 8), generator=generator)
+        return x, (x + 1) % 16
+
+    with Monitor(es.Objective(model, loss, batch()), optimizer, dense=3, every=20, budget=1.0) as monitor:
+        for _ in range(40):
+            optimizer.zero_grad()
+            value = loss(model, batch())
+            value.backward()
+            optimizer.step()
+            monitor.step(value)
+            schedule.step()
+    found = monitor.diagnose()
+    check_against_records(found.sentence, monitor.records, found.spike)
+    losses = [r["loss"] for r in monitor.records]
+    assert (max(losses) > 3 * losses[0]) == (name == "lr .3 at once") == (found.spike is not None)
+    if found.spike is not None:
+        assert found.cause == "curvature" and found.spike <= 10 and any("lr" in line for line in found.change)

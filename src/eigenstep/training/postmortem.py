@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eigenstep.errors import InvalidValue
-from eigenstep.training.alarms import Alarm, Change, change, tells
+from eigenstep.training.alarms import Alarm, Change, change, is_excess, tells
+from eigenstep.training.anomaly import Evidence, judge
+from eigenstep.training.course import Rise, course_of, rise_of
 from eigenstep.training.record import Record
 
+_EARLY = " once most second moments had begun"
 JUMPS = ("non-finite", "loss-jump", "gradient-jump")
 
 
@@ -15,9 +18,10 @@ JUMPS = ("non-finite", "loss-jump", "gradient-jump")
 class Postmortem:
     """What a run's records say.
 
-    spike: the update at which the loss (else the gradient) first jumped or was not finite, None if it never did. cause:
-    'curvature', 'data' or 'unclear', None without a spike. driver: what moved: 'lr', 'sharpness', 'preconditioner',
-    'settings' (momentum, nesterov, ...) or 'gradient'.
+    spike: the update at which the loss (else the gradient) first jumped or was not finite, None if it never did; by the
+    alarms and, since these need some updates before they know what is usual, in hindsight by the recorded losses.
+    cause: 'curvature', 'data' or 'unclear', None without a spike. driver: what moved: 'lr', 'sharpness',
+    'preconditioner', 'settings' (momentum, nesterov, ...) or 'gradient'.
     crossed: (a, b): the ratio was below 1 before update a and not below before update b, the last such crossing before
     the spike (or of the run); all that is known, so that b - a is its uncertainty. a = 0: already at the first
     measurement. crossed_estimate: where in between, from the recorded lr at the sharpness of a; None if lr does not
@@ -57,6 +61,9 @@ def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) 
         raise InvalidValue("diagnose: nothing has been recorded yet; take some updates first")
     told = [alarm.as_record() if isinstance(alarm, Alarm) else alarm for alarm in alarms]
     jump = next((a for a in told if a["alarm"] in JUMPS), None)
+    rise = rise_of(steps)
+    if rise is not None and (jump is None or rise.step < jump["step"]):
+        jump = _in_hindsight(rise, steps)
     spike = int(jump["step"]) if jump else None
     if spike is None:
         measured = [r for r in steps if tells(r)]
@@ -93,9 +100,27 @@ def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) 
         max_stable_lr=last["max_stable_lr"] if last else None,
         layers=shares,
         change=tuple(_remedies(cause, driver, crossed, limit, shares, spike, moved)),
-        sentence=_sentence(jump, crossed, estimate, lead, last, moved, steps),
+        sentence=_sentence(jump, crossed, estimate, lead, measured, moved, steps),
         reasons=reasons,
     )
+
+
+def _in_hindsight(rise: Rise, steps: list[Record]) -> Record:
+    """A rise that no alarm told of, as an alarm would have: with what the measurements up to it say of its cause."""
+    seen = [r for r in steps if r["step"] <= rise.step and r.get("stability_ratio") is not None]
+    ratio = seen[-1]["stability_ratio"] if seen else None
+    probes = [r["probe_loss"] for r in seen if r.get("probe_loss")]
+    at_it = len(probes) > 1 and seen[-1]["step"] == rise.step  # the probe at the very weights
+    factor = probes[-1] / probes[-2] if at_it else None
+    cause, driver = judge(Evidence(rise.factor, factor, ratio, None, None))
+    known = "was not measured before" if ratio is None else f"was last measured at {ratio:.3g}"
+    why = {
+        "data": "data: at the same weights the fixed probe's loss shows no such rise",
+        "curvature": f"curvature: the stability ratio {known}",
+        "unclear": f"unclear: the stability ratio {known}",
+    }
+    told = {"alarm": "loss-jump", "sentence": f"{rise.words()}: {why[cause]}", "evidence": {}}
+    return {"step": rise.step, "cause": cause, "driver": driver, **told}
 
 
 def _crossing(measured: list[Record]) -> tuple[tuple[int, int] | None, Record | None, Record | None]:
@@ -122,28 +147,32 @@ def _sentence(
     crossed: tuple[int, int] | None,
     estimate: int | None,
     lead: tuple[int, int] | None,
-    last: Record | None,
+    measured: list[Record],
     moved: Change | None,
     steps: list[Record],
 ) -> str:
-    parts = []
-    if jump:
-        parts.append(jump["sentence"].rstrip("."))
-    else:
-        parts.append(f"{len(steps)} updates without a jump of the loss")
+    parts = [jump["sentence"].rstrip(".") if jump else f"{len(steps)} updates without a jump of the loss"]
+    if course := course_of(steps):
+        parts.append(course)
     if crossed and crossed[0] == 0:
         parts.append(f"the ratio was past 1 at the first measurement, before update {crossed[1]}")
     elif crossed:
         by = f", by lr at {estimate}" if estimate is not None else ""
         why = f" because {moved.words()}" if moved else ""
         parts.append(f"the ratio rose past 1 between updates {crossed[0]} and {crossed[1]}{by}{why}")
-        if not jump:
-            parts.append("about 1 is the edge of stability, and normal")
-    elif last:
-        parts.append(f"the ratio stayed below 1, last at {last['stability_ratio']:.3g}")
-    if lead:
+    elif measured:
+        early = "" if all(tells(r) for r in steps if r.get("stability_ratio") is not None) else _EARLY
+        parts.append(f"the ratio stayed below 1{early}, last at {measured[-1]['stability_ratio']:.3g}")
+    if crossed and lead:
         few, most = lead
         parts.append(f"{few if few == most else f'{few} to {most}'} updates before the jump")
+    if crossed and measured[-1]["stability_ratio"] < 1:
+        parts.append(f"last measured it was below 1 again, at {measured[-1]['stability_ratio']:.3g}")
+    if crossed and not jump:
+        highest = max(measured, key=lambda record: record["stability_ratio"])
+        parts.append(f"at its highest the ratio was {highest['stability_ratio']:.3g}, before update {highest['step']}")
+        usual = highest["stability_ratio"] <= is_excess(highest)
+        parts.append(f"about 1 is the edge of stability, and normal{'' if usual else ', so high is not'}")
     return "; ".join(parts) + "."
 
 
