@@ -355,6 +355,55 @@ def test_decayed_moments_keep_their_values_and_are_counted() -> None:
     assert found.provisional > 0.5 and any("of now only" in note for note in found.notes)
 
 
+def test_a_new_token_whose_gradient_is_nearly_zero_is_no_verdict_on_the_run() -> None:
+    """P is by chance 1e-6 there and the ratio far past 1, though the lr is a small one: diagnose tries some updates."""
+    model, optimizer = trained(KINDS["adam"][0], T)
+    tokens, targets = batch(9, 50)
+    tokens[0, 0] = 9
+    targets[0] = model(tokens[:1]).detach()[0] + 1e-6
+    objective = es.Objective(model, squares, (tokens, targets))
+    found = es.diagnose(objective, optimizer)
+    assert found.ratio is not None and found.ratio > 2 and found.limit is not None
+    assert found.limit.provisional > 0.9 and not found.limit.early and found.limit.young
+    assert found.verdict == "adapts" and found.trial is not None and not found.trial.rises
+    losses = [step(model, optimizer, (tokens, targets)) for _ in range(100)]
+    assert max(losses) == losses[0]
+
+
+@pytest.mark.slow
+def test_no_interval_excludes_the_truth_over_hundreds_of_problems() -> None:
+    """Random tokens, kinds, ages and probes; P by torch's own next update where torch's own state is still zero."""
+    outside = taken = left_out = 0
+    for seed in range(120):
+        g = torch.Generator().manual_seed(seed)
+        kind = list(KINDS)[seed % len(KINDS)]
+        make, unit, _ = KINDS[kind]
+        t = int(torch.randint(6, 30, (1,), generator=g))
+        torch.manual_seed(seed)
+        model = Tokens().double()
+        optimizer = make(model.parameters())
+        zero = torch.ones(12, 2, dtype=torch.bool)
+        for k in range(t):
+            seen = batch(int(torch.randint(3, 9, (1,), generator=g)), 1000 * seed + k, rows=4)
+            zero[seen[0].unique()] = False
+            step(model, optimizer, seen)
+        zero = torch.cat([zero.reshape(-1), torch.zeros(3, dtype=torch.bool)])
+        probe = batch(12, seed, rows=int(torch.randint(3, 20, (1,), generator=g)))
+        matrix, flat = dense(model, probe)
+        own = units(model, optimizer, unit, t)
+        expected = torch.where(zero, units(*after_one_more(model, optimizer, probe), unit, t + 1), own)
+        moving = ~zero | (flat != 0)
+        found = es.measure(es.Objective(model, squares, probe), optimizer=optimizer, seed=seed)
+        assert found.preconditioner is not None and found.certified
+        assert found.preconditioner["left_out"] == int((~moving).sum())
+        assert found.preconditioner["second_moment_zero"] == int((zero & moving).sum())
+        taken, left_out = taken + int((zero & moving).sum()), left_out + int((~moving).sum())
+        exact = top(matrix[moving][:, moving], expected[moving])
+        outside += abs(found.largest - exact) > found.bounds[0] + 1e-9 * exact
+    assert outside == 0
+    assert taken > 500 and left_out > 100
+
+
 def test_a_parameter_that_has_taken_no_update_beside_others_that_have() -> None:
     """An expert that no batch was routed to: it takes its next unit, and the optimizer is not called fresh."""
     torch.manual_seed(0)

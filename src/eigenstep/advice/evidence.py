@@ -80,7 +80,7 @@ class Evidence:
         alone: dict[str, float] = {}
         if edge is not None and limit is not None:
             slow, changes = self._slow(edge, limit)
-            if edge.adaptive and (edge.fresh or edge.early) and (limit.ratio or 0.0) > 1:
+            if limit.young and (limit.ratio or 0.0) > 1:
                 trial = trial_of(self.objective, edge)
             if limit.edge.values[0] > 0:
                 direction = direction_of(self.objective, edge, limit, self.gradient)
@@ -251,7 +251,7 @@ class Evidence:
             moving=edge.moving,
             adaptive=edge.adaptive,
             only_grows=all(rule.unit_only_grows for rule in edge.rules),
-            young=edge.adaptive and (limit.fresh or limit.early),
+            young=limit.young,
             memory=any(rule.buffer_names for rule in edge.rules),
             pull=max(seat.lr * seat.response.pull for seat in edge.seats),
             trial_rises=None if trial is None else trial.rises,

@@ -60,6 +60,12 @@ class Limit:
     preconditioned: Measurement | None = field(repr=False, default=None)
 
     @property
+    def young(self) -> bool:
+        """Whether the ratio rests on second moments that are young, or past 1 on such as the next update makes anew."""
+        past = self.provisional > MOSTLY and (self.ratio or 0.0) > 1
+        return self.adapts and (self.fresh or self.early or past)
+
+    @property
     def direction(self) -> Tensor:
         """The unit move of the parameters (n,) that is nearest to the edge."""
         assert self.edge.directions is not None  # measured with vectors

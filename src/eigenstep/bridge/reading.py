@@ -79,8 +79,9 @@ class Group:
         """
         rule = self._linear()
         scales = self.state[p].scales
-        nothing = tuple(torch.zeros_like(scale) for scale in scales)
-        still = rule.accumulate(torch.zeros_like(p, requires_grad=False), nothing)
+        shape = () if rule.elementwise else p.shape  # one zero stands for all where each element is by itself
+        nothing = tuple(scale.new_zeros(shape) for scale in scales)
+        still = rule.accumulate(p.detach().new_zeros(shape), nothing)
         mask = torch.full_like(p, bool(scales), dtype=torch.bool, requires_grad=False)
         for scale, zero, same in zip(scales, nothing, still, strict=True):
             mask &= (scale == zero) | (scale == same)

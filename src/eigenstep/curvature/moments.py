@@ -125,7 +125,7 @@ def _unit(group: Group, p: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor
     """P of one parameter, and where: its next one was taken, it has none, its own one would more than double."""
     ahead = group.next_unit(p, grad)
     missing = group.untouched(p)
-    none = missing & (grad == 0)
+    none = missing & (grad == 0)  # where only coupled decay moves it, no curvature of the loss is in what it measures
     if group.t == 0:
         return ahead.masked_fill(none, torch.inf), missing & ~none, none, torch.zeros_like(none)
     own = group.unit(p)
