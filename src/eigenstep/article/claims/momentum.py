@@ -72,7 +72,7 @@ def share_in_other_well(momentum: float) -> Measured:
     well, lr = DoubleWell(flat=4.0, sharp=100.0), 0.001
     starts = torch.linspace(-3, 3, 400, dtype=torch.float64).unsqueeze(-1)
     rule = HeavyBall(lr=lr, momentum=torch.tensor([[0.0], [momentum]], dtype=torch.float64))
-    ends = simulate(rule, well, starts, steps=3000).final.squeeze(-1)
+    ends = simulate(rule, well, starts, steps=2000).final.squeeze(-1)
     other = float((ends[0].sign() != ends[1].sign()).double().mean())
     settled = float(((ends[1].abs() - 1).abs() < 1e-3).double().mean())
     how = f"two wells, sharpness 4 and 100, β = {momentum:g}, η = {lr:g}"
