@@ -5,13 +5,14 @@ from pathlib import Path
 
 import eigenstep
 
-GROUND = {"errors", "files", "rules", "spectrum", "draw"}
+GROUND = {"errors", "files", "rules", "spectrum", "draw", "progress"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "rules": {"errors"},
     "spectrum": {"errors", "files"},
     "draw": {"errors", "files"},
+    "progress": {"errors"},
     "bridge": {"errors", "rules"},
     "theory": {"errors", "rules", "spectrum", "draw"},
     "problems": GROUND,

@@ -13,10 +13,12 @@ from eigenstep.advice.copies import copied, lr_of, refuse_foreign, take_step, wa
 from eigenstep.curvature import Objective
 from eigenstep.curvature.objective import required
 from eigenstep.errors import InvalidValue
+from eigenstep.progress import FORWARD, GRADIENT, Watch, task
 
 _SCAN = 2**0.5  # multiples below the crossing are looked at in this ratio,
 _DEPTH = 8  # this many of them: down to a sixteenth
 _NOISE = 20.0  # roundings of the loss within which a change of it means nothing
+_PASSES = 20  # evaluations that a bracket usually takes
 _FAR = 40  # doublings after which the loss is taken never to rise
 _DEEP = 1e6  # sizes of the loss below its start; nothing with a floor is trained from so far above it
 
@@ -66,7 +68,12 @@ class CriticalSharpness:
 
 
 def critical_sharpness(
-    objective: Objective, optimizer: torch.optim.Optimizer, *, tol: float = 0.01, max_passes: int = 80
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    tol: float = 0.01,
+    max_passes: int = 80,
+    progress: Watch | bool | None = None,
 ) -> CriticalSharpness:
     """Return 2 / lr_c, lr_c the smallest lr at which the optimizer's next step raises the loss; for any optimizer.
 
@@ -76,8 +83,9 @@ def critical_sharpness(
     falls again between two such multiples is not seen. For plain gradient descent on a quadratic it is the curvature
     along the gradient, g'Hg / g'g, at most the sharpness.
 
-    The model and the optimizer are left bit for bit. Raises InvalidValue for an optimizer of other parameters, and
-    Unsupported for what is no torch optimizer or cannot be copied. Source: Kalra et al. 2026 (arXiv 2601.16979).
+    progress: as for `measure`. The model and the optimizer are left bit for bit. Raises InvalidValue for an optimizer
+    of other parameters, and Unsupported for what is no torch optimizer or cannot be copied. Source: Kalra et al. 2026
+    (arXiv 2601.16979).
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> objective = Objective(model, lambda model, x: 2 * (model(x) ** 2).mean(), torch.ones(1, 1))
@@ -92,14 +100,18 @@ def critical_sharpness(
     began = time.perf_counter()
     objective = objective.per_update()
     name = type(optimizer).__name__
-    with objective.session():
+    with task("critical_sharpness", progress, "samples= on Objective, a larger tol=") as work, objective.session():
+        expected = min(_PASSES, max_passes)
+        work.plan(FORWARD * expected + GRADIENT, f"some {expected} evaluations of the loss assumed")
         update, slope, lr, notes = pending(objective, optimizer)
         origin = objective.value()
 
         def along(multiple: float) -> float:
             with torch.no_grad():
                 moved = {id(p): torch.add(p, d, alpha=multiple) for p, d in update.items()}
-            return objective.value(moved)
+            value = objective.value(moved)
+            work.tell(phase=f"the loss at {multiple:.3g} times the update", done=work.now.done + 1, unit="evaluations")
+            return value
 
         if not math.isfinite(origin):
             search = Search(reason=f"the loss is {origin} before the step; start from a point where it is finite")

@@ -1,6 +1,5 @@
 """`diagnose`: what this optimizer will do on this model, in a sentence, with everything that the sentence rests on."""
 
-import itertools
 import math
 import time
 from typing import Any
@@ -9,12 +8,15 @@ import torch
 from torch import Tensor
 
 from eigenstep.advice.diagnosis import Diagnosis
-from eigenstep.advice.evidence import STAGES, Evidence, Watch
+from eigenstep.advice.evidence import STAGES, Evidence
 from eigenstep.advice.spread import first_batches
 from eigenstep.curvature import Objective
 from eigenstep.curvature.objective import required
 from eigenstep.curvature.parameters import refuse_outsiders
 from eigenstep.errors import InvalidValue
+from eigenstep.progress import PRODUCT, Watch, task
+
+_PRODUCTS = 200  # of a diagnosis: the limit, the lowest eigenvalue, two probes of 40, layers and mini-batches
 
 
 def diagnose(
@@ -28,7 +30,7 @@ def diagnose(
     quick: bool = False,
     tol: float = 0.01,
     seed: int = 0,
-    progress: Watch | None = None,
+    progress: Watch | bool | None = None,
 ) -> Diagnosis:
     """Return what an optimizer, as it stands, will do on an objective, as it stands; nothing is changed.
 
@@ -36,8 +38,8 @@ def diagnose(
     `horizon` updates, negative curvature, the spread over `batches` mini-batches of `train` (a loader; by default the
     objective's own batches), what a change would do, and a verdict in words. clip: the max_norm of
     torch.nn.utils.clip_grad_norm_, if you clip. quick: eigenvalues by residual only. An optimizer without a linear
-    limit (Lion, Muon, your own) is judged by one real step instead, see `critical_sharpness`. progress: called with
-    (stage, stages, words).
+    limit (Lion, Muon, your own) is judged by one real step instead, see `critical_sharpness`. progress: as for
+    `measure`.
 
     Local, quasi-static, on all the objective's data; a preconditioner is frozen. Raises InvalidValue for an optimizer
     that does not hold the objective's parameters, and for a loader that cannot be replayed.
@@ -54,15 +56,15 @@ def diagnose(
     if not isinstance(horizon, int) or horizon < 1:
         raise InvalidValue(f"diagnose: horizon={horizon!r} must be a whole number of updates, at least 1")
     began = time.perf_counter()
-    tell = progress or (lambda stage, stages, words: None)
-    minis = _mini_batches(objective, train, batches)
-    with objective.session():
-        tell(0, len(STAGES), STAGES[0])
+    with task("diagnose", progress, "samples= on Objective, quick=True") as work, objective.session():
+        work.plan(PRODUCT * _PRODUCTS, f"some {_PRODUCTS} products assumed")
+        work.part(0, len(STAGES), STAGES[0])
+        minis = _mini_batches(objective, train, batches)
         if (loss := _not_finite(objective)) is not None:
             return Diagnosis.diverged(loss, seconds=time.perf_counter() - began)
         _refuse_strangers(objective, optimizer)
         objective = objective.per_update()
-        evidence = Evidence(objective, optimizer, clip, horizon, quick, tol, seed, minis, tell)
+        evidence = Evidence(objective, optimizer, clip, horizon, quick, tol, seed, minis, work.part)
         return evidence.diagnosis(began)
 
 
@@ -83,9 +85,7 @@ def _mini_batches(objective: Objective, train: Any, count: int) -> list[Any]:
         return []
     if train is not None:
         return [batch for batch in first_batches(train, count) if objective.batches.counts_in(batch)]
-    own = list(itertools.islice(objective.batches, count))
-    objective.batches.close()
-    return own
+    return objective.batches.first(count)
 
 
 def _not_finite(objective: Objective) -> float | None:

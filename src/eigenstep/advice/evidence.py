@@ -27,7 +27,6 @@ from eigenstep.curvature.preconditioned import stepped_by
 from eigenstep.errors import Unsupported
 from eigenstep.rules import LinearRule
 
-Watch = Callable[[int, int, str], None]
 STAGES = ("loss and gradient", "the limit", "negative curvature", "the slow directions", "layers", "mini-batches")
 _FLOOR = 8.0  # times sharpness times loss; twice would do where the sharpness stayed what it is here
 _LAYERS = 8  # the layers with the largest shares are measured alone
@@ -47,7 +46,7 @@ class Evidence:
     tol: float
     seed: int
     minis: list[Any]
-    tell: Watch
+    tell: Callable[[int, int, str], None]  # (done, parts, what begins)
     reasons: dict[str, str] = field(default_factory=dict)
     products: int = 0
 

@@ -11,9 +11,12 @@ from torch import Tensor
 from eigenstep.advice.edge import Edge, edge_of, rescaled
 from eigenstep.curvature import Measurement, Objective, measure
 from eigenstep.curvature.hessian import HessianOperator
+from eigenstep.curvature.lanczos import Aim
+from eigenstep.curvature.measure import SHORTER, data_of
 from eigenstep.curvature.objective import required
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import Unsupported
+from eigenstep.progress import PRODUCT, Watch, task
 
 Interval = tuple[float, float]
 MOSTLY = 0.5  # of a direction's square: then the rest of it has less to do with the ratio
@@ -89,6 +92,7 @@ def limit_now(
     seed: int = 0,
     sharpness: bool = True,
     alone: bool = False,
+    progress: Watch | bool | None = None,
 ) -> Limit:
     """Return the stability ratio of an optimizer on an objective, as it stands now; nothing is changed.
 
@@ -96,7 +100,7 @@ def limit_now(
     differ in lr, decay, momentum, betas or rule: see theory.response. It is local, uses all of the objective's data,
     and freezes the preconditioner. start: an earlier Limit, whose vectors it begins from. quick: residuals only, not
     certified. sharpness=False leaves out the plain Hessian where that costs a measurement of its own. alone=True
-    measures each group by itself as well.
+    measures each group by itself as well. progress: as for `measure`.
 
     Raises Unsupported for rules without a linear limit (ask critical_sharpness), InvalidValue for an optimizer that
     does not hold the objective's parameters or moves none of them. Source: Cohen et al. 2021 (arXiv 2103.00065) and
@@ -112,9 +116,13 @@ def limit_now(
     began = time.perf_counter()
     objective = objective.per_update()
     options: dict[str, Any] = {"quick": quick, "tol": tol, "seed": seed}
-    with objective.session():
+    with task("limit_now", progress, SHORTER) as work, objective.session():
+        each = Aim(tol=tol, quick=quick).expected
+        work.plan(PRODUCT * each, f"some {each} products assumed")
         edge = edge_of(objective, optimizer)
         _refuse_impassive(edge)
+        number = 1 + (sharpness and (edge.adaptive or not edge.uniform)) + alone * len(optimizer.param_groups)
+        work.plan(PRODUCT * each * number, f"some {each * number} products assumed")
         measured = _eigen(objective, edge.operator, start.edge if start else None, options)
         s, bound = float(measured.values[0]), _bound(measured)
         hessian = preconditioned = None
@@ -177,7 +185,7 @@ def _eigen(objective: Objective, operator: Operator, start: Measurement | None, 
     if found.provenance["interrupted"]:
         raise KeyboardInterrupt
     shapes = tuple(tuple(p.shape) for p in objective.params)
-    provenance = {**found.provenance, "data": objective.batches.digest, "mode": objective.mode}
+    provenance = {**found.provenance, **data_of(objective)}
     return replace(found, names=objective.names, shapes=shapes, notes=objective.notes, provenance=provenance)
 
 

@@ -12,16 +12,18 @@ import torch
 from eigenstep.advice.copies import rates, refuse_foreign, wake
 from eigenstep.advice.facts import Facts
 from eigenstep.advice.recommendation import Candidate, Recommendation, put_settings
-from eigenstep.advice.rehearse import Budget, Lane, Rehearsal, Stream
+from eigenstep.advice.rehearse import PROBE_BATCHES, Budget, Lane, Rehearsal, Stream
 from eigenstep.advice.search import FEWEST, Search
 from eigenstep.advice.verdict import DEAD_FROM
 from eigenstep.curvature import Objective
+from eigenstep.curvature.lanczos import Aim
 from eigenstep.curvature.objective import required
 from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.progress import FORWARD, GRADIENT, PRODUCT, Task, Watch, task
 
-Watch = Callable[[int, int], None]
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
 LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
+_LOSSES = 60  # evaluations of the probe, roughly: three a candidate, and the critical sharpness
 
 
 def recommend(
@@ -36,7 +38,7 @@ def recommend(
     clip: float | None = None,
     fast: bool = False,
     seed: int = 0,
-    progress: Watch | None = None,
+    progress: Watch | bool | None = None,
 ) -> Recommendation:
     """Return the lr for a training run of `horizon` updates, found by at most `budget` training steps on copies.
 
@@ -51,7 +53,7 @@ def recommend(
 
     momentum: values to choose among (momentum, or the first beta). optimizers: others over the same model to compare
     with. The budget is divided among all. clip: the max_norm that your loop clips gradients to. fast: at most 150
-    steps and 20 s, candidates a factor 4 apart. progress: a function of (steps, budget). Ctrl-C: the best so far.
+    steps and 20 s, candidates a factor 4 apart. progress: as for `measure`. Ctrl-C: the best so far.
 
     Nothing of the user's changes: model, optimizer, loader, generators. Raises InvalidValue or Unsupported, with the
     remedy, for an optimizer of other parameters, a scheduler in place, a loader that cannot be replayed, no budget.
@@ -69,16 +71,21 @@ def recommend(
     variants = [(o, {} if m is None else {"momentum": float(m)}) for o in chosen for m in (momentum or (None,))]
     _refuse(objective, chosen, horizon, budget, len(variants), momentum, clip)
     steps = budget // len(variants) if not fast else min(FAST_STEPS, budget // len(variants))
-    objective = objective.per_update()
-    stream = Stream(_train(objective, train), objective.memory / 4, seed)
     answers: list[Recommendation] = []
-    for number, (each, settings) in enumerate(variants):
-        if answers and answers[-1].missing is not None and answers[-1].missing.startswith("interrupted"):
-            break
-        seconds = FAST_SECONDS / len(variants) if fast else None
-        watch = None if progress is None else _shifted(progress, number * steps, budget if not fast else steps)
-        allowed = Budget(steps, seconds, watch)
-        answers.append(_one(objective, each, stream, allowed, settings, horizon, clip, fast, seed))
+    with task("recommend", progress, "fast=True, a smaller budget=, samples= on Objective") as work:
+        objective = objective.per_update()
+        stream = Stream(_train(objective, train), objective.memory / 4, seed)
+        total = steps * len(variants)
+        probe = min(len(objective.weights), PROBE_BATCHES)
+        beside = probe * (PRODUCT * Aim().expected + FORWARD * _LOSSES)
+        work.plan(0.0, f"{total} training steps, and what is measured beside them", total * GRADIENT + beside)
+        work.tell(phase="the start", done=0, total=total, unit="training steps")
+        for number, (each, settings) in enumerate(variants):
+            if answers and answers[-1].missing is not None and answers[-1].missing.startswith("interrupted"):
+                break
+            seconds = FAST_SECONDS / len(variants) if fast else None
+            allowed = Budget(steps, seconds, _shifted(work, number * steps))
+            answers.append(_one(objective, each, stream, allowed, settings, horizon, clip, fast, seed))
     return answers[0] if len(answers) == 1 else _best(answers, len(variants))
 
 
@@ -98,6 +105,7 @@ def _one(
     asleep = wake(rehearsal.optimizer)
     put_settings(rehearsal.optimizer, settings)
     facts = Facts(asleep)
+    facts.notes += filter(None, [objective.batches.intake.note()])
     search: Search | None = None
     with rehearsal.session():
         try:
@@ -324,5 +332,5 @@ def _train(objective: Objective, train: Any) -> Any:
     return objective.batches.source
 
 
-def _shifted(progress: Watch, done: int, total: int) -> Watch:
-    return lambda used, _: progress(done + used, total)
+def _shifted(work: Task, before: int) -> Callable[[int, int], None]:
+    return lambda used, _: work.tell(phase="rehearsing", done=before + used)

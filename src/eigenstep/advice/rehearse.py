@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from eigenstep.advice.copies import copied, set_lr, take_step
 from eigenstep.advice.critical import GIVE_A_FLOOR
 from eigenstep.curvature import Objective, keep
-from eigenstep.curvature.data import fingerprint, is_one_batch
+from eigenstep.curvature.batch import fingerprint
+from eigenstep.curvature.data import is_one_batch
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state
 from eigenstep.errors import EigenstepError, InvalidValue
+from eigenstep.progress import GRADIENT, spent
 
 PROBE_BATCHES = 16  # of the objective's batches, evenly spread, are the probe; with fewer, all
 _WILD = (
@@ -200,7 +202,8 @@ class Rehearsal:
         due = {until, until // 2, 3 * until // 4}
         while lane.step < until and not lane.diverged and lane.model is not None:
             self.budget.take()
-            value = self._step(lane)
+            with spent(GRADIENT):
+                value = self._step(lane)
             lane.step += 1
             if math.isnan(self.first):
                 self.first = value

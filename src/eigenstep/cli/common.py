@@ -306,14 +306,11 @@ def print_json(kind: str, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show long work on stderr: a bar on a terminal, nothing elsewhere; yields a function of (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Show long work on a terminal's stderr; yields a function of (done, total)."""
+    from eigenstep.progress import task
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    out = console(stderr=True)
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with task(label) as work:
+        yield lambda done, total: work.tell(done=done, total=total, unit="done", left=work.projected(done, total))
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """`eigenstep diagnose`: what your own optimizer will do on your own model, with the evidence."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,6 @@ from eigenstep.cli import common
 
 if TYPE_CHECKING:
     from eigenstep.advice.diagnosis import Diagnosis
-    from eigenstep.advice.evidence import Watch
 
 UNSTABLE = 3  # the exit code on which a script can gate
 
@@ -54,8 +51,7 @@ def command(
 
     objective, optimizer, train = user.load_with_optimizer(target)
     options = {"clip": clip, "horizon": horizon, "batches": batches, "tol": tol, "quick": quick, "seed": seed}
-    with _stages() as watch:
-        found = diagnose(objective, optimizer, train=train, progress=watch, **options)  # type: ignore[arg-type]
+    found = diagnose(objective, optimizer, train=train, progress=True, **options)  # type: ignore[arg-type]
     if report is not None:
         diagnosis_page(found, target).write(report)
     if as_json:
@@ -85,14 +81,3 @@ def _show(found: "Diagnosis") -> None:
         common.say(f"note: {note}")
     for name, reason in found.reasons.items():
         common.say(f"not given, {name.replace('_', ' ')}: {reason}")
-
-
-@contextmanager
-def _stages() -> "Iterator[Watch]":
-    """Show which part is being measured: a changing line on a terminal, one line a part elsewhere, on stderr."""
-    out = common.console(stderr=True)
-    if out.is_terminal:
-        with out.status("diagnosing") as status:
-            yield lambda stage, stages, words: status.update(f"{stage + 1}/{stages} {words}")
-        return
-    yield lambda stage, stages, words: out.print(f"{stage + 1}/{stages} {words}")

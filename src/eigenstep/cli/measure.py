@@ -1,7 +1,5 @@
 """`eigenstep measure`: the top eigenvalues of your own model's curvature, with bounds."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +9,7 @@ import click
 from eigenstep.cli import common
 
 if TYPE_CHECKING:
-    from eigenstep.curvature import Density, Layers, Measurement, Progress
-    from eigenstep.curvature.report import Watcher
+    from eigenstep.curvature import Density, Layers, Measurement
 
 
 @click.command()
@@ -66,11 +63,11 @@ def command(
         raise InvalidValue(f"--preconditioned needs an optimizer; let {target} return (Objective, optimizer)")
     settings: dict[str, Any] = {"seed": seed, "optimizer": optimizer if preconditioned else None}
     certainty: dict[str, Any] = {"which": which, "tol": tol, "quick": quick, **settings}
-    with _watched() as watcher:
-        measured = curvature.measure(objective, top, vectors=True, checkpoint=checkpoint, progress=watcher, **certainty)
-        blocks = curvature.layers(objective, 1, **certainty) if layers else curvature.Layers()
-        spread = curvature.density(objective, **settings) if density else None
-        total = curvature.trace(objective, **settings) if density else None
+    shown: dict[str, Any] = {"progress": True}
+    measured = curvature.measure(objective, top, vectors=True, checkpoint=checkpoint, **certainty, **shown)
+    blocks = curvature.layers(objective, 1, **certainty, **shown) if layers else curvature.Layers()
+    spread = curvature.density(objective, **settings, **shown) if density else None
+    total = curvature.trace(objective, **settings, **shown) if density else None
     assert measured.directions is not None  # vectors=True
     shares = curvature.shares(objective, measured.directions[0])
     files = _save(folder, measured, blocks, spread)
@@ -119,26 +116,3 @@ def _save(folder: Path, measured: "Measurement", blocks: "Layers", spread: "Dens
     if blocks:
         blocks.plot(next(axes))
     return [*files, *(path.name for path in draw.save(figure, folder, "spectrum"))]
-
-
-@contextmanager
-def _watched() -> "Iterator[Watcher]":
-    """Show products done, residual and time left: a changing line on a terminal, a line now and then elsewhere."""
-    out = common.console(stderr=True)
-
-    def text(now: "Progress") -> str:
-        left = "" if now.left is None else f", about {now.left:.0f} s left"
-        return f"{now.phase}: {now.products} products, residual {now.residual:.2g}, {now.seconds:.0f} s{left}"
-
-    if out.is_terminal:
-        with out.status("measuring") as status:
-            yield lambda now: status.update(text(now))
-        return
-    last = [0.0]
-
-    def line(now: "Progress") -> None:
-        if now.seconds - last[0] > 5:
-            last[0] = now.seconds
-            out.print(text(now))
-
-    yield line

@@ -1,7 +1,5 @@
 """`eigenstep recommend`: the learning rate for your own model and optimizer, with the check that was run."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +8,6 @@ import click
 from eigenstep.cli import common
 
 if TYPE_CHECKING:
-    from eigenstep.advice.recommend import Watch
     from eigenstep.advice.recommendation import Recommendation
 
 NOTHING = 3  # the exit code on which a script can gate: there is no lr to recommend
@@ -54,9 +51,8 @@ def command(
 
     objective, optimizer, train = user.load_with_optimizer(target)
     among = [momentum] if isinstance(momentum, float) else momentum
-    with _steps() as watch:
-        search: dict[str, Any] = {"train": train, "horizon": horizon, "budget": budget, "momentum": among, "clip": clip}
-        found = recommend(objective, optimizer, **search, fast=fast, seed=seed, progress=watch)
+    search: dict[str, Any] = {"train": train, "horizon": horizon, "budget": budget, "momentum": among, "clip": clip}
+    found = recommend(objective, optimizer, **search, fast=fast, seed=seed, progress=True)
     if report is not None:
         recommendation_page(found, target).write(report)
     if as_json:
@@ -83,19 +79,3 @@ def _show(found: "Recommendation") -> None:
         common.say(f"not checked: {text}")
     for text in found.notes:
         common.say(f"note: {text}")
-
-
-@contextmanager
-def _steps() -> "Iterator[Watch]":
-    """Show the training steps taken: a bar on a terminal, a line every hundred elsewhere, on stderr."""
-    out = common.console(stderr=True)
-    if out.is_terminal:
-        with common.progress("recommending") as advance:
-            yield advance
-        return
-
-    def say(done: int, total: int) -> None:
-        if done % 100 == 0:
-            out.print(f"{done}/{total} training steps")
-
-    yield say

@@ -7,7 +7,8 @@ from eigenstep.curvature.hessian import HessianOperator
 from eigenstep.curvature.measure import measure
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator, as_operator
-from eigenstep.curvature.report import Measurement, Progress
+from eigenstep.curvature.report import Measurement
+from eigenstep.progress import Progress
 
 __all__ = [
     "Density",

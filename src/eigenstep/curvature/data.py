@@ -8,12 +8,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
+from eigenstep import progress
+from eigenstep.curvature.batch import fingerprint, samples
 from eigenstep.curvature.keep import random_state, same_random_state, seed_all, set_random_state
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state, seed_own
+from eigenstep.curvature.stream import Intake, readable
 from eigenstep.errors import InvalidValue, Unsupported
 
 PerBatch = float | Sequence[float] | Callable[[Any], Any] | None
@@ -30,7 +32,16 @@ class Batches:
     time; the user's generators are put back.
     """
 
-    def __init__(self, data: Any, batch_size: PerBatch, budget: float, weight: PerBatch = None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        batch_size: PerBatch,
+        budget: float,
+        weight: PerBatch = None,
+        *,
+        samples: int | None = None,
+    ) -> None:
+        data = readable(data)
         self.source, self.budget = data, budget
         self.given = {name: _plain(name, v, data) for name, v in (("batch_size", batch_size), ("weight", weight))}
         self.kept: list[Any] | None = None
@@ -44,28 +55,47 @@ class Batches:
         self.one = is_one_batch(data)
         if not self.one:
             refuse_one_shot(data)
+        self.asked = samples
+        self.intake = self._intake()
 
     def read(self) -> None:
         """Go through the data: count, fingerprint, keep what fits. A loader is read twice, to see that it repeats."""
-        if self.counts:
-            return
+        if not self.counts:
+            with progress.task("reading the data") as work:
+                self._read(work)
+
+    def _read(self, work: progress.Task) -> None:
+        self.intake = intake = self._intake()
         kept: list[Any] | None = []
         counts: list[float] = []
         weights: list[float] = []
         digests: list[str] = []
         held, again = 0.0, 0
         told = any(given is not None for given in self.given.values())
+        work.read(0, None, None)
         try:
             for turn, batch in self._pass(times=2):
+                passes = 1 if self._at_hand else 2
+                total = None if intake.expected is None else passes * intake.expected
+                work.read(len(counts) + again + 1, total, intake.expected)
                 if turn == 1:
                     refuse_change_of_data(again, batch, digests)
                     again += 1
                     continue
                 digest, size = fingerprint(batch)
                 count = self._of("batch_size", len(counts), batch)
+                count = samples(batch) if count is None else count
+                if counts and min(count, *counts[:1]) < 1 and not told:
+                    raise InvalidValue(
+                        "Objective: the number of samples in a batch could not be found (no tensor with a common first "
+                        "dimension); give batch_size= (or weight=, how much it counts) as a number, a list with one "
+                        "entry a batch, or a function of the batch"
+                    )
+                if not intake.takes(count, size):
+                    continue
                 weight = self._of("weight", len(counts), batch)
-                counts.append(samples(batch) if count is None else count)
-                weights.append(counts[-1] if weight is None else weight)
+                counts.append(count)
+                weights.append(count if weight is None else weight)
                 digests.append(digest)
                 held += 0 if self._at_hand else size
                 if kept is not None:
@@ -83,14 +113,8 @@ class Batches:
             raise InvalidValue(
                 "Objective: data has no batches; a loader, a list or another re-iterable with some is needed"
             )
-        if len(counts) > 1 and min(weights) < 1 and not told:
-            raise InvalidValue(
-                "Objective: the number of samples in a batch could not be found (no tensor with a common first "
-                "dimension); give batch_size= (or weight=, how much it counts) as a number, a list with one entry a "
-                "batch, or a function of the batch"
-            )
         for name, given in self.given.items():
-            if isinstance(given, Sequence) and len(given) != len(counts):
+            if isinstance(given, Sequence) and (len(given) < len(counts) if intake.cut else len(given) != len(counts)):
                 raise InvalidValue(f"Objective: {name} has {len(given)} entries for {len(counts)} batches")
         self._counting = [weight > 0 or not told for weight in weights]
         if not any(self._counting):
@@ -118,6 +142,20 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches, the same ones at every pass. Raises InvalidValue when a loader's set has changed."""
         self.read()
+        yield from self._again()
+
+    def first(self, count: int) -> list[Any]:
+        """Return the first batches."""
+        found = list(itertools.islice(self, count))
+        self.close()
+        return found
+
+    def costing(self, each: float) -> Iterator[Any]:
+        """Yield the batches for work that costs `each` forward passes a batch, and tell how far it has come."""
+        self.read()
+        yield from progress.over(self._again(), len(self.counts), each)
+
+    def _again(self) -> Iterator[Any]:
         if self.kept is not None:
             yield from self.kept
             return
@@ -144,18 +182,28 @@ class Batches:
         self._passes.append(self._run(times))
         return self._passes[-1]
 
+    def _intake(self) -> Intake:
+        intake = Intake(self.source, self.one, self.asked, self.budget)
+        intake.trims = self.given["batch_size"] is None
+        return intake
+
     def _run(self, times: int) -> Generator[tuple[int, Any], None, None]:
+        intake = self.intake
         if self._at_hand:
-            yield from ((0, batch) for batch in ([self.source] if self.one else self.source))
+            for number, batch in enumerate([self.source] if self.one else self.source):
+                if intake.cut is None or number < intake.cut:
+                    yield 0, intake.trimmed(batch, number)
             return
         with same_random_state(), same_hidden_state(self.source, self._changed):
             for turn in range(times):
                 seed_all(0)
                 seed_own(self.source)
-                for batch in self.source:
+                for number, batch in enumerate(self.source):
                     state = random_state()  # what the loss draws in between must not change the next batches
-                    yield turn, batch
+                    yield turn, intake.trimmed(batch, number)
                     set_random_state(state)
+                    if intake.cut is not None and number + 1 >= intake.cut:
+                        break
 
     def _of(self, name: str, i: int, batch: Any) -> float | None:
         """What the user gave for batch `i` under `name`; None where nothing was given."""
@@ -220,47 +268,3 @@ def is_one_batch(data: Any) -> bool:
     if isinstance(data, list) and len(data) > 1 and all(isinstance(x, Tensor) and x.dim() for x in data):
         return len({(x.dtype, x.shape[1:]) for x in data}) > 1  # as loaders yield them: [images, labels]
     return not isinstance(data, Iterable) and not isinstance(data, Dataset)
-
-
-def leaves(batch: Any) -> Iterator[Any]:
-    """Yield the tensors and arrays in a batch of nested lists, tuples and mappings."""
-    if isinstance(batch, (Tensor, np.ndarray)):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from leaves(value)
-    elif isinstance(batch, (list, tuple)):
-        for value in batch:
-            yield from leaves(value)
-    elif hasattr(batch, "__dict__"):
-        for value in vars(batch).values():
-            if isinstance(value, (Tensor, np.ndarray)):
-                yield value
-
-
-def loose(batch: Any) -> Any:
-    """Return the batch with its containers copied, not its tensors: a loss may pop a key from its batch."""
-    if isinstance(batch, Mapping):
-        return copy.copy(batch)
-    return list(batch) if type(batch) is list else batch
-
-
-def samples(batch: Any) -> int:
-    """Return the common first dimension of the batch's tensors; 0 where there is none."""
-    lengths = {int(leaf.shape[0]) for leaf in leaves(batch) if len(leaf.shape)}
-    return lengths.pop() if len(lengths) == 1 else 0
-
-
-def fingerprint(batch: Any) -> tuple[str, int]:
-    """Return a hash of the tensors in a batch and their size in bytes."""
-    digest, size = hashlib.sha256(), 0
-    for leaf in leaves(batch):
-        digest.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
-        if isinstance(leaf, Tensor):
-            plain = leaf.detach().cpu().contiguous()
-            size += plain.numel() * plain.element_size()
-            digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-        elif leaf.dtype != object:
-            size += leaf.nbytes
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest(), size

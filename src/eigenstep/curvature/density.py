@@ -13,11 +13,12 @@ from torch import Tensor
 from eigenstep import draw
 from eigenstep.curvature import vectors as vec
 from eigenstep.curvature.krylov import Krylov
-from eigenstep.curvature.measure import measured_by, operator_of, working
+from eigenstep.curvature.measure import measured_by, notes_of, operator_of, working
 from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
-from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.operators import Operator, Told
 from eigenstep.curvature.report import WHAT
 from eigenstep.errors import InvalidValue
+from eigenstep.progress import PRODUCT, Watch, task
 from eigenstep.spectrum import Spectrum
 
 
@@ -87,11 +88,13 @@ class Density(Spectrum):
         """A sentence."""
         below, error = self.mass_below(0.0)
         p = self.provenance
-        return (
-            f"Density of the {WHAT[self.operator]}, n = {self.dimension}: {p['probes']} probes of {p['steps']} steps, "
-            "nodes from "
-            f"{float(self.values.min()):.4g} to {float(self.values.max()):.4g}, share below zero {below:.3g} ± "
-            f"{error:.2g}"
+        return "\nnote: ".join(
+            [
+                f"Density of the {WHAT[self.operator]}, n = {self.dimension}: {p['probes']} probes of {p['steps']} "
+                f"steps, nodes from {float(self.values.min()):.4g} to {float(self.values.max()):.4g}, share below zero "
+                f"{below:.3g} ± {error:.2g}",
+                *p.get("notes", ()),
+            ]
         )
 
 
@@ -106,6 +109,7 @@ class Trace:
     level: float
     products: int
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         """A sentence, for a notebook."""
@@ -113,7 +117,13 @@ class Trace:
 
 
 def density(
-    source: Any, probes: int = 8, steps: int = 30, *, seed: int = 0, optimizer: torch.optim.Optimizer | None = None
+    source: Any,
+    probes: int = 8,
+    steps: int = 30,
+    *,
+    seed: int = 0,
+    optimizer: torch.optim.Optimizer | None = None,
+    progress: Watch | bool | None = None,
 ) -> Density:
     """Return the spectral density of an Objective's Hessian, or any operator, as nodes and weights.
 
@@ -121,7 +131,7 @@ def density(
     degree 2 steps - 1 in the density that the probe sees. Mean over probes: tr f(A) / n = sum w f(node) for random
     signs. bounds: the residual norms of the nodes. With `optimizer`, of the preconditioned operator, as `measure`.
 
-    Ctrl-C returns the probes that are finished, flagged as not converged.
+    Ctrl-C returns the probes that are finished, flagged as not converged. progress: as for `measure`.
     Raises InvalidValue for fewer than one probe or step. Source: Ghorbani, Krishnan, Xiao 2019 (arXiv 1901.10159).
 
     >>> result = density(torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)), probes=4, steps=3)
@@ -137,7 +147,8 @@ def density(
     bounds: list[Tensor] = []
     which: list[Tensor] = []
     products = 0
-    with working(source):
+    with task("density", progress, "samples= on Objective, fewer probes= or steps=") as work, working(source):
+        work.plan(PRODUCT * probes * steps, f"{probes * steps} products")
         operator = operator_of(source, optimizer=optimizer)
         steps = min(steps, operator.size)
         for probe in range(probes):
@@ -146,6 +157,7 @@ def density(
             try:
                 while krylov.m < steps and krylov.pending:
                     krylov.expand(0, krylov.product(0))
+                    work.tell(phase=f"probe {probe + 1} of {probes}", products=products + krylov.products)
             except KeyboardInterrupt:
                 if not nodes:
                     raise
@@ -180,6 +192,7 @@ def trace(
     level: float = 0.95,
     seed: int = 0,
     optimizer: torch.optim.Optimizer | None = None,
+    progress: Watch | bool | None = None,
 ) -> Trace:
     """Return the trace of an Objective's Hessian, or any operator, with a confidence interval: XTrace.
 
@@ -187,7 +200,7 @@ def trace(
     t_i = tr(Q_i' A Q_i) + c_i u_i' A u_i, u_i = (I - Q_i Q_i') w_i. value = mean t_i; error = std(t_i) / sqrt(products
     / 2); the interval is Student's. Exact when the operator's rank is below products / 2.
 
-    Raises InvalidValue for fewer than 6 products or a level outside (0, 1).
+    progress: as for `measure`. Raises InvalidValue for fewer than 6 products or a level outside (0, 1).
     Source: Epperly, Tropp, Webber 2024 (arXiv 2301.07825).
 
     >>> result = trace(torch.diag(torch.tensor([5.0, 2.0] + [0.0] * 98, dtype=torch.float64)), products=12)
@@ -197,19 +210,20 @@ def trace(
     if products < 6 or not 0 < level < 1:
         raise InvalidValue(f"trace: products={products} must be at least 6 and level={level} between 0 and 1")
     began = time.perf_counter()
-    with working(source):
-        operator = operator_of(source, optimizer=optimizer)
+    with task("trace", progress, "samples= on Objective, fewer products=") as work, working(source):
+        work.plan(PRODUCT * products, f"{products} products")
+        operator: Operator = Told(operator_of(source, optimizer=optimizer), work)
         k, n = min(products // 2, operator.size), operator.size
         if k == n:
             whole = operator @ torch.eye(n, dtype=operator.dtype, device=operator.device)
             value = float(whole.diagonal().double().sum())
-            return Trace(value, 0.0, value, value, level, n, time.perf_counter() - began)
+            return Trace(value, 0.0, value, value, level, n, time.perf_counter() - began, notes_of(source))
         each = n * torch.finfo(operator.dtype).bits / 8
         refuse_if_too_much(6 * k * each, free_bytes(operator.device), "the trace's sketch", "ask for fewer products=")
         values = _xtrace(operator, k, torch.Generator().manual_seed(seed))
     mean, error = float(values.mean()), float(values.std()) / math.sqrt(k)
     reach = float(stats.t.ppf(0.5 + level / 2, k - 1)) * error
-    return Trace(mean, error, mean - reach, mean + reach, level, 2 * k, time.perf_counter() - began)
+    return Trace(mean, error, mean - reach, mean + reach, level, 2 * k, time.perf_counter() - began, notes_of(source))
 
 
 def _xtrace(operator: Operator, k: int, generator: torch.Generator) -> Tensor:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from eigenstep import draw
 from eigenstep.curvature import vectors as vec
-from eigenstep.curvature.measure import measure
+from eigenstep.curvature.lanczos import Aim
+from eigenstep.curvature.measure import SHORTER, measure
 from eigenstep.curvature.objective import Objective, required
 from eigenstep.curvature.report import Measurement, stems
 from eigenstep.errors import InvalidValue
+from eigenstep.progress import FORWARD, PRODUCT, Watch, task
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class FiniteStep:
         return f"<table><tr>{head}</tr>{cells}</table><small>loss here: {self.loss:.6g}</small>"
 
 
-def finite_step(objective: Objective, direction: Tensor, lengths: Sequence[float]) -> FiniteStep:
+def finite_step(
+    objective: Objective, direction: Tensor, lengths: Sequence[float], *, progress: Watch | bool | None = None
+) -> FiniteStep:
     """Return what the loss does along a direction (n,) over steps of the given lengths, in parameter units.
 
     Two evaluations of the loss a length. Give the lengths that an update covers: lr times the gradient's part along d.
@@ -62,10 +66,11 @@ def finite_step(objective: Objective, direction: Tensor, lengths: Sequence[float
     6.0
     """
     required("finite_step", objective)
-    unit = _unit(objective, direction)
     if not lengths or not all(0 < s < float("inf") for s in lengths):
         raise InvalidValue(f"finite_step: lengths={list(lengths)} must be positive and finite")
-    with objective.session():
+    with task("finite_step", progress) as work, objective.session():
+        work.plan(FORWARD * (2 * len(lengths) + 1), f"{2 * len(lengths) + 1} evaluations of the loss")
+        unit = _unit(objective, direction)
         here = objective.value()
         ahead = [objective.value(objective.at(unit * s)) for s in lengths]
         behind = [objective.value(objective.at(unit * -s)) for s in lengths]
@@ -76,7 +81,7 @@ def finite_step(objective: Objective, direction: Tensor, lengths: Sequence[float
     return FiniteStep(tuple(lengths), tuple(ahead), tuple(behind), here, tuple(second), tuple(rounding))
 
 
-def shares(objective: Objective, direction: Tensor) -> dict[str, float]:
+def shares(objective: Objective, direction: Tensor, *, progress: Watch | bool | None = None) -> dict[str, float]:
     """Return the share of a direction (n,) in each named parameter: its squared norm there, of 1 in all.
 
     >>> model = torch.nn.Linear(1, 1)
@@ -85,7 +90,8 @@ def shares(objective: Objective, direction: Tensor) -> dict[str, float]:
     {'weight': 0.36, 'bias': 0.64}
     """
     required("shares", objective)
-    return {name: vec.norm(part) ** 2 for name, part in objective.named(_unit(objective, direction)).items()}
+    with task("shares", progress):
+        return {name: vec.norm(part) ** 2 for name, part in objective.named(_unit(objective, direction)).items()}
 
 
 class Layers(dict[str, Measurement]):
@@ -106,7 +112,14 @@ class Layers(dict[str, Measurement]):
         return "".join(f"<b>{html.escape(name)}</b>{result._repr_html_()}" for name, result in self.items())
 
 
-def layers(objective: Objective, top: int = 1, blocks: Sequence[str] | None = None, **options: Any) -> Layers:
+def layers(
+    objective: Objective,
+    top: int = 1,
+    blocks: Sequence[str] | None = None,
+    *,
+    progress: Watch | bool | None = None,
+    **options: Any,
+) -> Layers:
     """Return the eigenvalues of each block's own part of the Hessian, by name; options as for `measure`.
 
     blocks: glob patterns, one block each; by default each module's own parameters. Raises UnknownName for a pattern
@@ -119,13 +132,17 @@ def layers(objective: Objective, top: int = 1, blocks: Sequence[str] | None = No
     """
     required("layers", objective)
     chosen: dict[str, list[str]] = {pattern: [pattern] for pattern in blocks or ()}
-    if blocks is None:
-        for name in objective.names:
-            chosen.setdefault(name.rpartition(".")[0], []).append(name)
     found = Layers()
-    for block, names in chosen.items():
-        part = objective.subset(names)
-        found[block] = measure(part, min(top, part.size), **options)
+    with task("layers", progress, f"fewer blocks=, {SHORTER}") as work:
+        if blocks is None:
+            for name in objective.names:
+                chosen.setdefault(name.rpartition(".")[0], []).append(name)
+        each = Aim(top).expected
+        work.plan(PRODUCT * each * len(chosen), f"{len(chosen)} blocks, some {each} products each assumed")
+        for number, (block, names) in enumerate(chosen.items()):
+            work.part(number, len(chosen), block or "(model)")
+            part = objective.subset(names)
+            found[block] = measure(part, min(top, part.size), **options)
     return found
 
 

@@ -10,6 +10,7 @@ from eigenstep.curvature.graph import refuse_dead_ends
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import Unsupported
+from eigenstep.progress import PRODUCT
 
 
 class GGNOperator(Operator):
@@ -36,7 +37,7 @@ class GGNOperator(Operator):
         objective, params = self.objective, self.objective.params
         parts = [part.to(p.dtype) for part, p in zip(objective.split(vector), params, strict=True)]
         total = torch.zeros_like(vector)
-        for i, (weight, batch) in enumerate(zip(objective.weights, objective.batches, strict=True)):
+        for i, (weight, batch) in enumerate(zip(objective.weights, objective.batches.costing(PRODUCT), strict=True)):
             outputs, cut, loss = self._cut(i, batch, params)
             if not outputs:
                 continue

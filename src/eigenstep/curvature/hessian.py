@@ -15,6 +15,7 @@ from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import UnknownName, Unsupported
+from eigenstep.progress import PRODUCT, over
 
 Method = Literal["auto", "graph", "fresh", "linearize", "differences"]
 MISLED = 0.02  # a product this far from the differences of gradients, and ten times their error, is wrong
@@ -110,8 +111,9 @@ class HessianOperator(Operator):
         parts = [part.to(p.dtype) for part, p in zip(objective.split(vector), objective.params, strict=True)]
         total = torch.zeros_like(vector)
         have_all = len(self._kept) == len(objective.weights)
-        source = enumerate([None] * len(objective.weights)) if have_all else enumerate(objective.batches)
-        for i, batch in source:
+        number = len(objective.weights)
+        batches = over([None] * number, number, PRODUCT) if have_all else objective.batches.costing(PRODUCT)
+        for i, batch in enumerate(batches):
             kept = i in self._kept or i < self.keep
             product = self._kept[i] if i in self._kept else self._prepare(i, batch)
             if kept:

@@ -15,6 +15,7 @@ from eigenstep.errors import InvalidValue, UnknownName
 
 Which = Literal["largest", "smallest", "ends", "magnitude"]
 STILL = 0.005  # a value stands still while it moves by less than this part of the tolerance
+LEAST, EACH = 20, 6  # products that one eigenvalue of a network takes, and each further one; a guess in the middle
 SMALL = 1e-3  # values below this part of ||A|| are held to the tolerance of that part: a zero has no relative error
 
 
@@ -55,6 +56,12 @@ class Aim:
     def goal(self, values: Tensor, scale: float) -> Tensor:
         """The residual that each value may have, when the operator's norm is about `scale`."""
         return self.tol * values.abs().clamp(min=SMALL * scale)
+
+    @property
+    def expected(self) -> int:
+        """The products that a search from a random start takes, roughly: what nobody can know beforehand."""
+        search = LEAST + (0 if self.quick else self.confirm) + EACH * (self.count - 1)
+        return min(search, self.max_products)
 
     @property
     def count(self) -> int:

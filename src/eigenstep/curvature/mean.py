@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eigenstep.curvature.data import samples
+from eigenstep.curvature.batch import part, samples
 from eigenstep.curvature.graph import leaves_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _matters(objective: "Objective") -> bool:
 
 def _compare(objective: "Objective", one: Any, other: Any) -> str | None:
     a, b = samples(one) // 2, samples(other) - samples(other) // 2
-    first, second = _part(one, slice(None, a)), _part(other, slice(samples(other) - b, None))
+    first, second = part(one, slice(None, a)), part(other, slice(samples(other) - b, None))
     both = _joined(first, second)
     if a == 0 or samples(both) != a + b:
         return None
@@ -84,23 +84,6 @@ def _epsilon(objective: "Objective", dtype: torch.dtype) -> float:
     if torch.is_autocast_enabled(objective.device.type):
         kinds.add(torch.get_autocast_dtype(objective.device.type))
     return max(torch.finfo(kind).eps for kind in kinds)
-
-
-def _part(batch: Any, rows: slice) -> Any:
-    """Some of a batch's samples; TypeError for what cannot be cut."""
-    if isinstance(batch, (Tensor, np.ndarray)):
-        return batch[rows]
-    if isinstance(batch, Mapping):
-        part: Any = copy.copy(batch)
-        for key in batch:
-            part[key] = _part(batch[key], rows)
-        return part
-    if isinstance(batch, (list, tuple)):
-        values = [_part(value, rows) for value in batch]
-        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
-    if batch is None or isinstance(batch, (bool, str)):
-        return batch
-    raise TypeError(f"a {type(batch).__name__} cannot be cut into parts")
 
 
 def _joined(one: Any, other: Any) -> Any:

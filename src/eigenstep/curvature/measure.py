@@ -1,7 +1,6 @@
 """`measure`: eigenvalues of a model's curvature, or of any operator, with bounds and how certain they are."""
 
 import platform
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -20,11 +19,13 @@ from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator, as_operator
 from eigenstep.curvature.preconditioned import ScaledOperator, unit_of
-from eigenstep.curvature.report import Clock, Measurement, Progress, Watcher
+from eigenstep.curvature.report import Clock, Measurement
 from eigenstep.errors import InvalidValue, UnknownName
+from eigenstep.progress import PRODUCT, Task, Watch, task
 from eigenstep.spectrum import Covers
 
 Curvature = Literal["hessian", "ggn"]
+SHORTER = "samples= on Objective, quick=True, or a larger tol="
 BASIS = 1e9  # bytes of basis vectors held unless asked otherwise, or a quarter of what is free
 
 
@@ -44,7 +45,7 @@ def measure(
     seed: int = 0,
     max_products: int = 1000,
     basis: int | None = None,
-    progress: Watcher | bool | None = None,
+    progress: Watch | bool | None = None,
     checkpoint: str | None = None,
 ) -> Measurement:
     """Return the `top` eigenvalues of an Objective's curvature, or of any operator, certified to `tol`.
@@ -59,7 +60,8 @@ def measure(
     7 if the earlier one is certified, 5 of them from a fresh random start. optimizer: then the operator is P^-1/2 (H +
     wI) P^-1/2 with its live second moments. curvature: 'hessian' or 'ggn'. method: how products are made, see
     HessianOperator. basis: the most vectors held (default 1 GB's worth, at least 2 top + 4); provenance states it, in
-    vectors and MB. progress: True for lines on stderr, or a function of a Progress. checkpoint: a file to write now and
+    vectors and MB. progress: None shows long work on a terminal and in
+    Jupyter, True any work, anywhere, False none; or a function of a Progress. checkpoint: a file to write now and
     then, and to go on from. Ctrl-C returns what has converged so far, flagged; a second one is not caught.
 
     Raises InvalidValue or UnknownName for arguments that cannot be, and what the Objective raises.
@@ -74,17 +76,20 @@ def measure(
     began = time.perf_counter()
     if optimizer is not None and not isinstance(source, Objective):
         raise InvalidValue("measure: optimizer= needs an Objective, whose parameters it holds")
-    with working(source):
+    with task("measure", progress, SHORTER) as work, working(source):
+        work.plan(PRODUCT * aim.expected, f"some {aim.expected} products assumed")
         operator = operator_of(source, curvature=curvature, method=method, optimizer=optimizer)
         if aim.count > operator.size:
             raise InvalidValue(f"measure: {aim.count} eigenvalues were asked for, the operator has {operator.size}")
+        expected = min(aim.expected, operator.size)
+        work.plan(PRODUCT * expected, f"some {expected} products assumed")
         capacity = _capacity(operator, aim, basis)
         inherited = isinstance(start, Measurement) and _known(start, operator, which)
         search = begin(operator, aim, seed=seed, capacity=capacity, start=_start(operator, start), inherited=inherited)
         saver = Checkpoint(checkpoint, operator, aim, seed) if checkpoint is not None else None
         if saver is not None:
             saver.resume(search)
-        ritz, interrupted = _run(search, _watcher(progress), saver)
+        ritz, interrupted = _run(search, work, saver)
         return _result(source, search, ritz, interrupted, seed, vectors, time.perf_counter() - began)
 
 
@@ -105,6 +110,11 @@ def operator_of(
         return inner
     unit = unit_of(source, optimizer)
     return inner if unit.plain else ScaledOperator(inner, unit)
+
+
+def notes_of(source: Any) -> tuple[str, ...]:
+    """What an Objective has to say to the reader of a result; nothing of other sources."""
+    return source.notes if isinstance(source, Objective) else ()
 
 
 def working(source: Any) -> AbstractContextManager[None]:
@@ -158,15 +168,14 @@ def _rows(given: Tensor) -> Tensor:
     return given[None] if given.dim() == 1 else given
 
 
-def _run(search: Search, watch: Watcher | None, saver: Checkpoint | None) -> tuple[Ritz, bool]:
+def _run(search: Search, work: Task, saver: Checkpoint | None) -> tuple[Ritz, bool]:
     """Step until done; on Ctrl-C return what there is."""
     clock = Clock(search.aim.tol, search.aim.confirm)
     ritz = search.krylov.ritz() if search.krylov.m else None
     try:
         while search.phase != "done" and (ritz is None or search.krylov.products < search.aim.max_products):
             ritz = search.step()
-            if watch is not None:
-                watch(clock.judge(search.history, search.phase, search.steady))
+            work.tell(**clock.judge(search.history, search.phase, search.steady))
             if saver is not None:
                 saver.now_and_then(search)
     except KeyboardInterrupt:
@@ -179,20 +188,6 @@ def _run(search: Search, watch: Watcher | None, saver: Checkpoint | None) -> tup
         saver.write(search)
     assert ritz is not None
     return ritz, False
-
-
-def _watcher(progress: Watcher | bool | None) -> Watcher | None:
-    if progress is not True:
-        return progress or None
-    last = [0.0]
-
-    def lines(p: Progress) -> None:
-        if p.seconds - last[0] >= 2:
-            last[0] = p.seconds
-            left = "" if p.left is None else f", about {p.left:.0f} s left"
-            print(f"{p.products} products, residual {p.residual:.1e}, {p.phase}{left}", file=sys.stderr)
-
-    return lines
 
 
 def _result(
@@ -267,8 +262,14 @@ def measured_by(source: Any, operator: Operator, seed: int) -> dict[str, Any]:
         **operator.provenance,
     }
     if isinstance(source, Objective):
-        said |= {"data": source.batches.digest, "mode": source.mode, "notes": [*source.notes, *operator.said()]}
+        said |= {**data_of(source), "notes": [*source.notes, *operator.said()]}
     return said
+
+
+def data_of(objective: Objective) -> dict[str, Any]:
+    """Which data an objective rests on, and how much of them, for a result's provenance."""
+    batches = objective.batches
+    return {"data": batches.digest, "samples": batches.intake.as_dict(), "mode": objective.mode}
 
 
 @cache

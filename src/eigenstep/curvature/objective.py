@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from eigenstep import progress
 from eigenstep.curvature import keep, repair
+from eigenstep.curvature.batch import loose
 from eigenstep.curvature.checks import checked, refuse_change
-from eigenstep.curvature.data import Batches, PerBatch, loose
+from eigenstep.curvature.data import Batches, PerBatch
 from eigenstep.curvature.dropout import NoDropout, recurrent_dropouts
 from eigenstep.curvature.graph import leaves_of, refuse_hidden_parameters
 from eigenstep.curvature.loader import subset_note
@@ -52,9 +54,11 @@ class Objective:
     counts, a function of the batch (its labels that are not ignored, its class weights), a list or a number; fractions
     and 0 are fine; default: its samples, and a note where the loss is not their mean. reduction='sum': the loss is the
     batch's sum and L the sum over all data, c_b = 1; verdicts on an optimizer are then about one batch an update.
-    data: one batch (a tensor, tuple, dict), a list of batches, a DataLoader or any re-iterable; the same batches at
-    every pass, whatever the loader's shuffling. batch_size: samples of a batch where they are not the tensors' common
-    first dimension: a number, a list, a function of the batch.
+    data: one batch (a tensor, tuple, dict), a list of batches, a DataLoader, any re-iterable, or a function that yields
+    batches; the same batches at every pass, whatever the loader's shuffling. batch_size: samples of a batch where they
+    are not the tensors' common first dimension: a number, a list, a function of the batch.
+    samples: take at most so many, in whole batches, the first at least; by default all of data that state their length,
+    and of a stream 4,096 samples or what fits into half of `memory`: `notes` and provenance then say so.
     mode: 'train' measures what is trained: BatchNorm normalises by each batch (so how the data are cut matters to it),
     a model that is training keeps each module's own mode. 'eval' exists; with BatchNorm its results are labelled.
     dropout: 'off', or 'fixed': one mask a batch, drawn from `seed`.
@@ -84,6 +88,7 @@ class Objective:
         reduction: Reduction = "mean",
         dropout: Dropout = "off",
         memory: float | None = None,
+        samples: int | None = None,
         seed: int = 0,
     ) -> None:
         for name, value, valid in (
@@ -106,7 +111,7 @@ class Objective:
         for p in self._chosen.values():
             self.dtype = torch.promote_types(self.dtype, p.dtype)
         self.memory = float(memory) if memory is not None else free_bytes(self.device) / 2
-        self.batches = Batches(data, batch_size, self.memory / 2, weight)
+        self.batches = Batches(data, batch_size, self.memory / 2, weight, samples=samples)
         self._facts: Facts | None = None
         self._inherits = False  # whether the parameters are another objective's, reached here or not
 
@@ -155,7 +160,7 @@ class Objective:
     def facts(self) -> Facts:
         """What the first use found, checking everything once."""
         if self._facts is None:
-            with self.session():
+            with progress.task("checking the objective"), self.session():
                 self._facts = self._check()
         return self._facts
 
@@ -242,14 +247,16 @@ class Objective:
     def value(self, tensors: Mapping[int, Tensor] | None = None) -> float:
         """Return L, inside a session, without a graph; summed in float64."""
         with torch.no_grad():
-            losses = [float(self.batch_loss(i, b, tensors)) for i, b in enumerate(self.batches)]
+            losses = [
+                float(self.batch_loss(i, b, tensors)) for i, b in enumerate(self.batches.costing(progress.FORWARD))
+            ]
         return sum(c * value for c, value in zip(self.weights, losses, strict=True))
 
     def gradient(self, tensors: Mapping[int, Tensor] | None = None) -> Tensor:
         """Return the gradient of L, (n,), inside a session; at `tensors` where given."""
         points = [p if tensors is None else tensors[id(p)] for p in self.params]
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for i, (c, batch) in enumerate(zip(self.weights, self.batches, strict=True)):
+        for i, (c, batch) in enumerate(zip(self.weights, self.batches.costing(progress.GRADIENT), strict=True)):
             loss = self.checked_loss(i, batch, tensors)
             if loss.requires_grad:
                 grads = torch.autograd.grad(loss, points, materialize_grads=True)
@@ -272,7 +279,7 @@ class Objective:
         losses: list[float] = []
         heaviest, unmoved = 0.0, 0
         with keep.same_parameters(self.model):
-            for i, batch in enumerate(self.batches):
+            for i, batch in enumerate(self.batches.costing(progress.FORWARD)):
                 if i == 0:
                     first = float(self.checked_loss(0, batch).detach())
                 loss, held = self._weighed(i, batch)
@@ -343,8 +350,9 @@ class Objective:
             yield f"dropout held at one mask a batch (seed {self.seed})"
         elif self.mode == "train" and (self._no_dropout.met or drops):
             yield "dropout switched off"
-        if (drawn := subset_note(self.batches.source)) is not None:
-            yield drawn
+        for said in (subset_note(self.batches.source), self.batches.intake.note()):
+            if said is not None:
+                yield said
 
 
 def required(what: str, given: Any) -> None:

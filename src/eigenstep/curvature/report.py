@@ -2,9 +2,9 @@
 
 import html
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,27 +14,14 @@ from eigenstep.errors import InvalidValue
 from eigenstep.spectrum import Spectrum
 
 
-class Progress(NamedTuple):
-    """How far a measurement has come; `residual` is the worst relative one, `left` the estimated seconds."""
-
-    products: int
-    residual: float
-    phase: str
-    seconds: float
-    left: float | None
-
-
-Watcher = Callable[[Progress], None]
-
-
 class Clock:
     """Estimates the seconds left from how fast the residual has fallen."""
 
     def __init__(self, tol: float, confirm: int) -> None:
         self.tol, self.confirm, self.began = tol, confirm, time.perf_counter()
 
-    def judge(self, history: list[tuple[int, float]], phase: str, steady: int) -> Progress:
-        """Return the state of things after the last product."""
+    def judge(self, history: list[tuple[int, float]], phase: str, steady: int) -> dict[str, Any]:
+        """Return how things stand after the last product, as fields of a Progress."""
         products, residual = history[-1]
         seconds = time.perf_counter() - self.began
         each = seconds / max(len(history), 1)
@@ -49,7 +36,7 @@ class Clock:
                 )
         elif phase in ("confirm", "fresh"):
             left = each * max(self.confirm - steady, 0)
-        return Progress(products, residual, phase, seconds, left)
+        return {"products": products, "residual": residual, "phase": phase, "left": left}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -114,7 +114,7 @@ class Probe:
         """The critical sharpness; None where the optimizer cannot be copied or its step fails."""
         try:
             with self._full_precision():
-                return critical_sharpness(self.objective, self.optimizer, tol=CRITICAL_TOL)
+                return critical_sharpness(self.objective, self.optimizer, tol=CRITICAL_TOL, progress=False)
         except (EigenstepError, RuntimeError, ArithmeticError):
             return None
 
@@ -122,7 +122,12 @@ class Probe:
         try:
             with self._full_precision():
                 self.last = limit_now(
-                    self.objective, self.optimizer, start=self.last, quick=not confirm, seed=self.seed + self.count
+                    self.objective,
+                    self.optimizer,
+                    start=self.last,
+                    quick=not confirm,
+                    seed=self.seed + self.count,
+                    progress=False,
                 )
         except Unsupported as error:
             self.refused = f"not measured: {error}"
