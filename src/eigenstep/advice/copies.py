@@ -17,6 +17,16 @@ _TORCHS_OWN = ("_optimizer_", "_zero_grad", "_warned")  # hooks and the like, wh
 
 def refuse_foreign(what: str, objective: Objective, optimizer: Any) -> None:
     """Raise unless `optimizer` is a torch optimizer that holds parameters of the objective's model, and no others."""
+    refuse_unseen(what, objective, optimizer)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not {id(p) for p in objective.params} & held:
+        raise InvalidValue(
+            f"{what}: the optimizer holds none of the objective's parameters; give it model.parameters()"
+        )
+
+
+def refuse_unseen(what: str, objective: Objective, optimizer: Any) -> None:
+    """Raise unless `optimizer` is a torch optimizer all of whose parameters are the model's; the loss is not called."""
     name = type(optimizer).__name__
     inner = getattr(optimizer, "optimizer", None)
     if isinstance(inner, torch.optim.Optimizer):
@@ -24,11 +34,6 @@ def refuse_foreign(what: str, objective: Objective, optimizer: Any) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise Unsupported(f"{what}: {name} is not a torch optimizer; pass a torch.optim.Optimizer")
     refuse_outsiders(what, objective.model, optimizer)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not {id(p) for p in objective.params} & held:
-        raise InvalidValue(
-            f"{what}: the optimizer holds none of the objective's parameters; give it model.parameters()"
-        )
 
 
 def copied(what: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.advice import Objective
-from eigenstep.advice.copies import lr_of
-from eigenstep.curvature.parameters import refuse_outsiders
+from eigenstep.advice.copies import lr_of, refuse_unseen
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training.alarms import Alarm, RatioWatch
 from eigenstep.training.anomaly import Anomalies
@@ -85,7 +84,7 @@ class Monitor:
             raise InvalidValue(f"Monitor: budget={budget!r} must lie in (0, 1]; .02 is two per cent of the run's time")
         inner = getattr(optimizer, "optimizer", None)
         self.optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
-        refuse_outsiders("Monitor", objective.model, self.optimizer)
+        refuse_unseen("Monitor", objective, self.optimizer)
         self.objective = objective
         self.every, self.budget = every, budget
         self.count = 0
