@@ -324,7 +324,7 @@ def test_a_method_without_a_limit_is_recorded_all_the_same() -> None:
 def test_mistakes_are_refused_with_a_remedy() -> None:
     model, other = network(), network()
     objective = es.Objective(model, loss, PROBE)
-    with pytest.raises(Unsupported, match="Objective is needed"):
+    with pytest.raises(Unsupported, match=r"an Objective\(model, loss, data\) is needed"):
         Monitor(model, sgd(model))
     for wrong in ({"every": 0}, {"budget": 0.0}, {"budget": 2.0}, {"dense": -1}, {"every": True}):
         with pytest.raises(InvalidValue):
