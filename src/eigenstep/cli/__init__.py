@@ -2,11 +2,14 @@
 
 import importlib
 import sys
+import traceback
 from typing import Any
 
 import click
 
 from eigenstep import __version__
+from eigenstep.cli import streams
+from eigenstep.cli.blame import Blamed, blamed
 from eigenstep.errors import EigenstepError, nearest
 
 COMMANDS = {
@@ -37,7 +40,18 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"eigenstep.cli.{cmd_name}").command
+        if not any(option.name == "debug" for option in command.params):
+            command.params.append(_debug_option())
         return _examples_unwrapped(command)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what the user's code raises, or calls sys.exit with, becomes an error of ours."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort, KeyboardInterrupt, EigenstepError):
+            raise
+        except BaseException as error:
+            raise blamed(error) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -55,20 +69,39 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def main(self, *args: Any, **settings: Any) -> Any:
+    def main(self, args: Any = None, *more: Any, **settings: Any) -> Any:
         """Run a command; every error a user can mend becomes one line on stderr and exit code 2."""
+        arguments = list(sys.argv[1:] if args is None else args)
         try:
-            code = super().main(*args, **(settings | {"standalone_mode": False}))
-        except EigenstepError as error:
-            _fail(str(error), _BAD_INPUT)
-        except click.UsageError as error:
+            with streams.safe():
+                code = self._code(arguments, *more, **(settings | {"standalone_mode": False}))
+        except streams.Full as error:
+            code = _fail(f"standard output cannot be written ({error.strerror})", _BAD_INPUT)
+        sys.exit(code)
+
+    def _code(self, arguments: list[str], *more: Any, **settings: Any) -> int:
+        """The exit code of a run; what failed is said."""
+        try:
+            code = super().main(arguments, *more, **settings)
+        except (EigenstepError, click.ClickException) as error:
+            if "--debug" in arguments:
+                traceback.print_exception(error.__cause__ if isinstance(error, Blamed) else error)
+            if not isinstance(error, click.ClickException):
+                return _fail(str(error), _BAD_INPUT)
+            if not isinstance(error, click.UsageError):
+                return _fail(error.format_message(), _BAD_INPUT)
             where = error.ctx.command_path if error.ctx else "eigenstep"
-            _fail(f"{error.format_message()} (`{where} --help` shows what is possible)", _BAD_INPUT)
-        except click.ClickException as error:
-            _fail(error.format_message(), _BAD_INPUT)
+            return _fail(f"{error.format_message()} (`{where} --help` shows what is possible)", _BAD_INPUT)
         except click.Abort:
-            _fail("stopped; files that were finished are kept, whole, and nothing half-written is left", _INTERRUPTED)
-        sys.exit(code if isinstance(code, int) else 0)
+            return _fail(
+                "stopped; files that were finished are kept, whole, and nothing half-written is left", _INTERRUPTED
+            )
+        return code if isinstance(code, int) else 0
+
+
+def _debug_option() -> click.Option:
+    """--debug, which `main` looks for itself, since an error may come before any option is read."""
+    return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
 def _examples_unwrapped(command: click.Command) -> click.Command:
@@ -77,13 +110,16 @@ def _examples_unwrapped(command: click.Command) -> click.Command:
     return command
 
 
-def _fail(message: str, code: int) -> None:
-    """Print one line on stderr and exit."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+def _fail(message: str, code: int) -> int:
+    """Print one line on stderr, in which nothing steers a terminal; return the code."""
+    line = "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in " ".join(message.split()))
+    if sys.stderr is not None:
+        print(f"error: {line}", file=sys.stderr)
+    return code
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @click.version_option(__version__, message="eigenstep %(version)s")
 def main() -> None:
     r"""Predict what an optimiser will do from a model's curvature, and check it.

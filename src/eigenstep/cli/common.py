@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenstep.errors import BadFile, InvalidValue
+from eigenstep.files import refuse_unwritable, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from eigenstep.spectrum import Spectrum
 
 Cell = str | int | float | bool | None
+
+
+class OutFile(click.ParamType):  # type: ignore[type-arg]  # generic in click 8.5, not in 8.1
+    """A path that can be written, checked as the command line is read: before any work."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return it as a Path. Raises BadFile."""
+        return refuse_unwritable(value)
 
 
 class NumericCommand(click.Command):
@@ -61,7 +72,8 @@ def out_option(default: str) -> Callable[[Any], Any]:
     """--out DIR, with this default."""
     return click.option(
         "--out",
-        type=click.Path(path_type=Path),
+        type=Path,
+        metavar="DIR",
         default=default,
         show_default=True,
         help="Folder for figures and results; made if need be.",
@@ -75,8 +87,9 @@ def folder(path: Path) -> Path:
         probe = path / f".eigenstep.{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be written to ({error.strerror}); choose another folder with --out") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadFile(f"{shown(path)}: cannot be written to ({reason}); choose another folder with --out") from error
     return path
 
 
@@ -142,7 +155,7 @@ def spectrum_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Eigenvalues as arguments, or --spectrum; and --unit for adaptive rules."""
     options = (
         click.argument("eigenvalues", nargs=-1, type=number),
-        click.option("--spectrum", "file", type=click.Path(), help="Read the eigenvalues from a saved spectrum."),
+        click.option("--spectrum", "file", metavar="FILE.json", help="Read the eigenvalues from a saved spectrum."),
         click.option("--unit", type=numbers, help="Frozen unit P of an adaptive rule: one number, or one a value."),
     )
     for option in reversed(options):
@@ -263,6 +276,11 @@ def say(text: str = "") -> None:
     console().print(text)
 
 
+def echo(text: str) -> None:
+    """Print a text as it is, wrapped nowhere."""
+    print(text, flush=True)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Print a table: rich on a terminal, else aligned columns without boxes; nothing is cut off.
 
@@ -301,7 +319,7 @@ def print_json(kind: str, content: Mapping[str, Any]) -> None:
     """Print the content in the envelope of every file of ours; infinite and nan numbers as text."""
     from eigenstep.spectrum import envelope, jsonable
 
-    click.echo(envelope(kind, jsonable(content)))
+    echo(envelope(kind, jsonable(content)))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ UNSTABLE = 3  # the exit code on which a script can gate
 @click.option("--tol", type=common.number, default=1e-2, show_default=True, help="Relative residual to reach.")
 @click.option("--quick", is_flag=True, help="Residuals only: do not confirm that the eigenvalue is the largest one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random starts.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write one self-contained page.")
+@click.option("--report", type=common.OutFile(), metavar="FILE.html", help="Write one self-contained page.")
 @common.json_option
 @click.pass_context
 def command(

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import click
 
+from eigenstep.cli import common
+
 
 @click.command()
-@click.argument("report", type=click.Path(path_type=Path), required=False, metavar="[REPORT.json]")
-@click.option("--export", "file", type=click.Path(path_type=Path), help="Write one self-contained file and stop.")
+@click.argument("report", type=Path, required=False, metavar="[REPORT.json]")
+@click.option(
+    "--export", "file", type=common.OutFile(), metavar="FILE.html", help="Write one self-contained file and stop."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1 [default: a free one].")
 @click.option("--no-browser", is_flag=True, help="Do not open a browser, only say where the page is.")
 def command(report: Path | None, file: Path | None, port: int, no_browser: bool) -> None:
@@ -27,13 +31,13 @@ def command(report: Path | None, file: Path | None, port: int, no_browser: bool)
     content = None if report is None else page.read_report(report)
     name = "" if report is None else report.name
     if file is not None:
-        click.echo(f"written: {page.export(file, content, name)}; any browser opens it, offline")
+        common.say(f"written: {page.export(file, content, name)}; any browser opens it, offline")
         return
-    with page.Server(content, name, port=port) as server:
-        click.echo(f"the explorer is at {server.url} (Ctrl-C stops it)")
-        if not no_browser:
-            webbrowser.open(server.url)
-        try:
+    try:
+        with page.Server(content, name, port=port) as server:
+            common.echo(f"the explorer is at {server.url} (Ctrl-C stops it)")
+            if not no_browser:
+                webbrowser.open(server.url)
             server.wait()
-        except KeyboardInterrupt:
-            click.echo("stopped")
+    except KeyboardInterrupt:
+        common.say("stopped")

@@ -11,10 +11,12 @@ from eigenstep.cli import common
 if TYPE_CHECKING:
     from eigenstep.curvature import Density, Layers, Measurement
 
+_TOP = 5  # eigenvalues, unless asked otherwise
+
 
 @click.command()
 @click.argument("target", metavar="FILE.py:FUNCTION")
-@click.option("--top", type=int, default=5, show_default=True, help="How many eigenvalues.")
+@click.option("--top", type=int, help="How many eigenvalues [default: 5, or all where there are fewer].")
 @click.option(
     "--which",
     type=click.Choice(["largest", "smallest", "ends", "magnitude"]),
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
 @click.option("--layers", is_flag=True, help="Each layer's own block as well.")
 @click.option("--density", is_flag=True, help="The density of all eigenvalues, and their sum, as well.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random start.")
-@click.option("--checkpoint", type=click.Path(), help="A file from which a killed measurement goes on.")
+@click.option("--checkpoint", type=common.OutFile(), help="A file from which a killed measurement goes on.")
 @common.out_option("results/measure")
 @common.json_option
 def command(
     target: str,
-    top: int,
+    top: int | None,
     which: Any,
     tol: float,
     quick: bool,
@@ -41,7 +43,7 @@ def command(
     layers: bool,
     density: bool,
     seed: int,
-    checkpoint: str | None,
+    checkpoint: Path | None,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -63,8 +65,11 @@ def command(
         raise InvalidValue(f"--preconditioned needs an optimizer; let {target} return (Objective, optimizer)")
     settings: dict[str, Any] = {"seed": seed, "optimizer": optimizer if preconditioned else None}
     certainty: dict[str, Any] = {"which": which, "tol": tol, "quick": quick, **settings}
+    if top is None:
+        top = min(_TOP, max(objective.size // (2 if which == "ends" else 1), 1))
+    path = None if checkpoint is None else str(checkpoint)
     shown: dict[str, Any] = {"progress": True}
-    measured = curvature.measure(objective, top, vectors=True, checkpoint=checkpoint, **certainty, **shown)
+    measured = curvature.measure(objective, top, vectors=True, checkpoint=path, **certainty, **shown)
     blocks = curvature.layers(objective, 1, **certainty, **shown) if layers else curvature.Layers()
     spread = curvature.density(objective, **settings, **shown) if density else None
     total = curvature.trace(objective, **settings, **shown) if density else None

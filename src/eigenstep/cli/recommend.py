@@ -21,7 +21,7 @@ NOTHING = 3  # the exit code on which a script can gate: there is no lr to recom
 @click.option("--clip", type=common.number, help="The max_norm that you clip gradients to, if you do.")
 @click.option("--fast", is_flag=True, help="An answer in 20 s, with a wider interval.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of dropout and of the order of what is read.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write one self-contained page.")
+@click.option("--report", type=common.OutFile(), metavar="FILE.html", help="Write one self-contained page.")
 @common.json_option
 @click.pass_context
 def command(
@@ -56,7 +56,7 @@ def command(
     if report is not None:
         recommendation_page(found, target).write(report)
     if as_json:
-        click.echo(found.to_json())
+        common.echo(found.to_json())
     else:
         _show(found)
         if report is not None:

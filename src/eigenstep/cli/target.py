@@ -2,11 +2,14 @@
 
 import importlib.util
 import sys
-import traceback
+from collections.abc import Iterable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eigenstep.cli.blame import blamed
 from eigenstep.errors import BadFile, EigenstepError, InvalidValue, UnknownName
+from eigenstep.files import shown
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +51,10 @@ def load(target: str) -> Target:
         )
     if len(parts) > 3:
         raise InvalidValue(f"{target} returned {len(parts)} things; it must return {_SHAPE}")
+    if train is not None and not isinstance(train, Iterable):
+        raise InvalidValue(
+            f"{target} returned {type(train).__name__} as train data, which yields no batches; it must return {_SHAPE}"
+        )
     return Target(objective, optimizer, train)
 
 
@@ -60,20 +67,42 @@ def load_with_optimizer(target: str) -> "tuple[Objective, torch.optim.Optimizer,
 
 
 def _module(path: Path) -> Any:
-    """Import a file by its path, with its folder importable as if it were run."""
-    if not path.is_file():
-        raise BadFile(f"{path}: there is no such file; check the path")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    """Import a file by its path, with its folder importable as if it were run.
+
+    One that is called like a module that exists already, as json.py or torch.py, is known by another name, and its
+    folder comes last: whoever imports that module gets the real one.
+    """
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{shown(path)}: there is no such file; check the path") from error
+    taken = _taken(path)
+    name = f"eigenstep_target_{path.stem}" if taken else path.stem
+    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
     if spec is None or spec.loader is None:
-        raise BadFile(f"{path}: not a Python file; FILE.py:FUNCTION is needed")
+        raise BadFile(f"{shown(path)}: not a Python file; FILE.py:FUNCTION is needed")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))
-    sys.modules[path.stem] = module
+    sys.path.insert(len(sys.path) if taken else 0, str(path.parent.resolve()))
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise _blamed(error, str(path), "cannot be imported") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise blamed(error, f"{shown(path)} cannot be imported") from error
     return module
+
+
+def _taken(path: Path) -> bool:
+    """Whether another module of a file's name is loaded, or would be found."""
+    if path.stem in sys.stdlib_module_names:
+        return True
+    known = sys.modules.get(path.stem)
+    found = known.__spec__ if known is not None else PathFinder.find_spec(path.stem)
+    if known is None and found is None:
+        return False
+    origin = getattr(known, "__file__", None) or getattr(found, "origin", None)
+    return origin is None or Path(origin).resolve() != path.resolve()
 
 
 def _call(module: Any, name: str, file: str) -> Any:
@@ -86,12 +115,7 @@ def _call(module: Any, name: str, file: str) -> Any:
         return function()
     except EigenstepError:
         raise
-    except (Exception, SystemExit) as error:
-        raise _blamed(error, f"{file}:{name}", "failed") from error
-
-
-def _blamed(error: BaseException, what: str, verb: str) -> BadFile:
-    """One line: what the user's code raised, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    message = " ".join(str(error).split()) or "no message"
-    return BadFile(f"{what} {verb}: {type(error).__name__}: {message} ({Path(last.filename).name}, line {last.lineno})")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise blamed(error, f"{file}:{name} failed") from error

@@ -25,7 +25,7 @@ RULES: dict[str, type[Rule]] = {
 }
 
 
-def rule_named(name: str, **hyperparameters: Any) -> Rule:
+def rule_named(name: str, /, **hyperparameters: Any) -> Rule:
     """Return the rule that the command line calls `name`.
 
     Raises UnknownName for an unknown name or hyperparameter, InvalidValue for a value out of range.

@@ -1,7 +1,6 @@
 """What the covered part of a spectrum lets one answer about a rule: limits, rates, counts, words; else reasons."""
 
 import math
-from numbers import Real
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from eigenstep.spectrum import Spectrum
 from eigenstep.theory.adaptive import preconditioned_eigenvalues
 from eigenstep.theory.limits import frozen_limit, max_stable_lr
 from eigenstep.theory.linear import iteration_matrix, spectral_radius
-from eigenstep.theory.propagate import components, count, flow, peak
+from eigenstep.theory.propagate import components, count, flow, peak, refuse_tolerances
 
 MOVES = "P moves; simulate it"
 
@@ -122,9 +121,9 @@ def fill_counts(
     """Fill in peak, steps, settled and estimate."""
     rule, values, found = answers.rule, answers.values, answers.found
     counted = ("steps", "settled", "estimate")
-    for name, tolerance in (("loss", loss), ("radius", radius)):
-        if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf):
-            raise InvalidValue(f"{name}={tolerance} must be a finite, positive tolerance")
+    refuse_tolerances(loss, radius)
+    begin = None if start is None else components("start", start, values)
+    pull = None if origin is None else components("origin", origin, values)
     if point not in ("iterate", "stored"):
         raise InvalidValue(f"point={point!r} must be 'iterate' or 'stored'")
     if rule.adaptive:
@@ -132,10 +131,8 @@ def fill_counts(
     if not answers.complete:
         return answers.lacks((*counted, "peak"), "all eigenvalues are needed, and the spectrum does not hold them")
     found["peak"] = peak(flow(rule, values, point=point)) if found["rate"] < 1 else math.inf
-    if start is None or (loss is None and radius is None):
+    if begin is None or (loss is None and radius is None):
         return answers.lacks(counted, "give start= and a tolerance, loss= or radius=")
-    begin = components("start", start, values)
-    pull = None if origin is None else components("origin", origin, values)
     moved = flow(rule, values, origin=pull, point=point)
     counts = count(moved, values, begin, loss=loss, radius=radius, within=within)
     for name, number in (("steps", counts.first), ("settled", counts.settled)):
@@ -153,10 +150,10 @@ def _estimate(answers: Answers, start: Tensor, loss: float | None, radius: float
     needed = []
     if loss is not None:
         begin = float((answers.values * start**2).sum()) / 2
-        needed.append(math.log(loss / begin) / (2 * math.log(rate)) if begin > loss else 0.0)
+        needed.append((math.log(loss) - math.log(begin)) / (2 * math.log(rate)) if begin > loss else 0.0)
     if radius is not None:
         length = float(start.norm())
-        needed.append(math.log(radius / length) / math.log(rate) if length > radius else 0.0)
+        needed.append((math.log(radius) - math.log(length)) / math.log(rate) if length > radius else 0.0)
     answers.found["estimate"] = max(needed)
     return None
 

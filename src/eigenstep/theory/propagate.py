@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -239,4 +240,13 @@ def components(name: str, value: object, like: Tensor) -> Tensor:
             f"{name} must be {len(like)} finite numbers, one per eigenvalue and in the order of `.eigenvalues`; "
             f"it has shape {tuple(tensor.shape)}"
         )
+    if not bool(((like * tensor.square()).sum() + tensor.square().sum()).isfinite()):
+        raise InvalidValue(f"{name} is too large: its squares leave the range of float64; scale the problem down")
     return tensor
+
+
+def refuse_tolerances(loss: Any, radius: Any) -> None:
+    """Raise InvalidValue unless the tolerances are positive, and their squares numbers that float64 holds."""
+    for name, tolerance in (("loss", loss), ("radius", radius)):
+        if tolerance is not None and not (isinstance(tolerance, (int, float)) and 1e-150 < tolerance < 1e150):
+            raise InvalidValue(f"{name}={tolerance} must be a finite, positive tolerance, between 1e-150 and 1e150")

@@ -14,7 +14,7 @@ from eigenstep.spectrum import Spectrum
 from eigenstep.theory.answers import effective_eigenvalues
 from eigenstep.theory.limits import frozen_limit, momentum_of, with_momentum
 from eigenstep.theory.linear import linear, radii
-from eigenstep.theory.propagate import components, count, flow
+from eigenstep.theory.propagate import components, count, flow, refuse_tolerances
 
 _POINTS = 65  # settings tried per round of a search
 _PLATEAU = 1e-9  # a rate counts as best when within this of the smallest
@@ -202,6 +202,7 @@ def _fewest(
         raise InvalidValue("for_steps=True needs start= and a tolerance, loss= or radius=")
     if spectrum.covers != "all":
         raise InvalidValue(f"for_steps=True needs all eigenvalues; the spectrum covers {spectrum.covers!r}")
+    refuse_tolerances(loss, radius)
     error = components("start", start, search.values)
 
     def settled(lr: float, momentum: float | Tensor | None, within: float) -> float:
