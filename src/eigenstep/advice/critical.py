@@ -96,13 +96,13 @@ def critical_sharpness(
     required("critical_sharpness", objective)
     if not 0 < tol < 1 or max_passes < 1:
         raise InvalidValue(f"critical_sharpness: tol={tol} must lie between 0 and 1, max_passes={max_passes} be >= 1")
-    refuse_foreign("critical_sharpness", objective, optimizer)
     began = time.perf_counter()
-    objective = objective.per_update()
     name = type(optimizer).__name__
     with task("critical_sharpness", progress, "samples= on Objective, a larger tol=") as work, objective.session():
         expected = min(_PASSES, max_passes)
         work.plan(FORWARD * expected + GRADIENT, f"some {expected} evaluations of the loss assumed")
+        refuse_foreign("critical_sharpness", objective, optimizer)
+        objective = objective.per_update()
         update, slope, lr, notes = pending(objective, optimizer)
         origin = objective.value()
 

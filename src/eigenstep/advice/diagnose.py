@@ -14,7 +14,7 @@ from eigenstep.curvature import Objective
 from eigenstep.curvature.objective import required
 from eigenstep.curvature.parameters import refuse_outsiders
 from eigenstep.errors import InvalidValue
-from eigenstep.progress import PRODUCT, Watch, task
+from eigenstep.progress import FORWARD, PRODUCT, Watch, task
 
 _PRODUCTS = 200  # of a diagnosis: the limit, the lowest eigenvalue, two probes of 40, layers and mini-batches
 
@@ -94,7 +94,7 @@ def _not_finite(objective: Objective) -> float | None:
         for p in objective.model.parameters():
             if not bool(p.isfinite().all()):
                 return math.nan
-        for i, batch in enumerate(objective.batches):
+        for i, batch in enumerate(objective.batches.costing(FORWARD)):
             out = objective.batch_loss(i, batch)
             if isinstance(out, Tensor) and out.numel() == 1 and not bool(out.isfinite()):
                 return float(out)

@@ -114,9 +114,9 @@ def limit_now(
     """
     required("limit_now", objective)
     began = time.perf_counter()
-    objective = objective.per_update()
     options: dict[str, Any] = {"quick": quick, "tol": tol, "seed": seed}
     with task("limit_now", progress, SHORTER) as work, objective.session():
+        objective = objective.per_update()
         each = Aim(tol=tol, quick=quick).expected
         work.plan(PRODUCT * each, f"some {each} products assumed")
         edge = edge_of(objective, optimizer)

@@ -69,11 +69,11 @@ def recommend(
     required("recommend", objective)
     chosen = [optimizer, *(optimizers or ())]
     variants = [(o, {} if m is None else {"momentum": float(m)}) for o in chosen for m in (momentum or (None,))]
-    _refuse(objective, chosen, horizon, budget, len(variants), momentum, clip)
-    steps = budget // len(variants) if not fast else min(FAST_STEPS, budget // len(variants))
     answers: list[Recommendation] = []
     with task("recommend", progress, "fast=True, a smaller budget=, samples= on Objective") as work:
+        _refuse(objective, chosen, horizon, budget, len(variants), momentum, clip)
         objective = objective.per_update()
+        steps = budget // len(variants) if not fast else min(FAST_STEPS, budget // len(variants))
         stream = Stream(_train(objective, train), objective.memory / 4, seed)
         total = steps * len(variants)
         probe = min(len(objective.weights), PROBE_BATCHES)

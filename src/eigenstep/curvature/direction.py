@@ -90,7 +90,8 @@ def shares(objective: Objective, direction: Tensor, *, progress: Watch | bool | 
     {'weight': 0.36, 'bias': 0.64}
     """
     required("shares", objective)
-    with task("shares", progress):
+    with task("shares", progress) as work:
+        work.tell(phase="the objective")
         return {name: vec.norm(part) ** 2 for name, part in objective.named(_unit(objective, direction)).items()}
 
 

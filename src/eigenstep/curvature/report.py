@@ -34,7 +34,7 @@ class Clock:
                     torch.log(torch.tensor(max(residual / self.tol, 1.0))).item() / torch.log(torch.tensor(fall)).item()
                     + self.confirm
                 )
-        elif phase in ("confirm", "fresh"):
+        elif phase != "converge":
             left = each * max(self.confirm - steady, 0)
         return {"products": products, "residual": residual, "phase": phase, "left": left}
 

@@ -2,11 +2,11 @@
 
 import math
 import statistics
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from time import perf_counter
 from typing import Any, TypeVar
 
 from eigenstep.errors import InvalidValue
@@ -27,7 +27,7 @@ class Task:
     """A public call at work: what it has done, what is planned, and who is told. Made by `task`."""
 
     def __init__(self, what: str, watch: Watch | bool | None, shorter: str) -> None:
-        self.shorter, self.display, self.began = shorter, Display(watch), time.perf_counter()
+        self.shorter, self.display, self.began = shorter, Display(watch), perf_counter()
         self.now = Progress(what=what)
         self.ahead = 0.0  # seconds still to come, as far as they are planned
         self.before: list[int] = []  # for each call under way inside this one, the products before it
@@ -35,7 +35,8 @@ class Task:
         self._batches = 1
         self._worked = 0.0  # forward passes done,
         self._before = 0.0  # and those before the plan
-        self._times: dict[float, deque[float]] = {}  # by cost, the seconds of the latest batches
+        self._times: dict[float, deque[float]] = {}  # by cost, the seconds of the latest batches,
+        self._spent: dict[float, float] = {}  # and of all
         self._looked = self.began
         self._reading = (self.began, 0)  # when the reading's clock began, and after which batch
         self._announced, self._phased, self._told_left = 0.0, False, False
@@ -64,7 +65,7 @@ class Task:
 
     def projected(self, done: int, total: int) -> float | None:
         """The seconds left if the rest takes as long, each, as what is done."""
-        return (time.perf_counter() - self.began) * (total - done) / done if done else None
+        return (perf_counter() - self.began) * (total - done) / done if done else None
 
     def part(self, done: int, total: int, phase: str) -> None:
         """Begin part number `done`, from 0, of `total`."""
@@ -72,7 +73,7 @@ class Task:
 
     def read(self, done: int, total: int | None, batches: int | None) -> None:
         """Say that `done` batches of about `total`, all passes counted, have been read; no more than a day's."""
-        now = time.perf_counter()
+        now = perf_counter()
         if done == 0 or (done == 1 and now - self._reading[0] < COLD):
             self._reading = (now, done)
         began, at = self._reading
@@ -94,14 +95,14 @@ class Task:
         """Say that `cost` forward passes on batch number `batch`, from 1, of a pass have taken `seconds`."""
         self._worked += cost
         self._batches = max(batches, self._batches)
-        times = self._times.get(cost)
-        if times is None:
-            self._times[cost] = deque([seconds] if seconds > COLD else [], maxlen=99)
-        else:
+        first = cost not in self._times
+        times = self._times.setdefault(cost, deque(maxlen=99))
+        if not first or seconds > COLD:
             times.append(seconds)
-        if time.perf_counter() - self._looked < OFTEN:
+            self._spent[cost] = self._spent.get(cost, 0.0) + seconds
+        if perf_counter() - self._looked < OFTEN:
             return
-        self._looked = time.perf_counter()
+        self._looked = perf_counter()
         news: dict[str, Any] = {"batch": batch, "batches": batches}
         rate = self._rate()
         if rate is not None:
@@ -118,17 +119,17 @@ class Task:
         """Seconds a forward pass, by the dearest work that was timed often or long enough; None if none was."""
         for cost in sorted(self._times, reverse=True):
             times = self._times[cost]
-            if sum(times) > (SURE if len(times) >= FEW else SOON):
+            if self._spent.get(cost, 0.0) > (SURE if len(times) >= FEW else SOON):
                 return statistics.median(times) / cost
         return None
 
     def _show(self, now: Progress, event: bool = False) -> None:
-        seconds = time.perf_counter() - self.began
+        seconds = perf_counter() - self.began
         self.display.show(now._replace(seconds=seconds), event, seconds > SOON or seconds + self.ahead > LONG)
 
     def _announce(self, assumed: str, shorter: str) -> None:
         """Say once how long it will take, and again where that turns out far too short."""
-        whole = time.perf_counter() - self.began + self.ahead
+        whole = perf_counter() - self.began + self.ahead
         if whole > max(LONG, FAR * self._announced):
             self._announced = whole
             self.display.say(f"{self.now.what}: about {duration(whole)} ({assumed}); shorter: {shorter}")
@@ -158,7 +159,7 @@ def task(what: str, progress: Watch | bool | None = None, shorter: str = "sample
     token = _current.set(own)
     try:
         yield own
-        own.display.end(own.now._replace(seconds=time.perf_counter() - own.began))
+        own.display.end(own.now._replace(seconds=perf_counter() - own.began))
     finally:
         _current.reset(token)
         own.display.close()
@@ -170,17 +171,17 @@ def over(batches: Iterable[T], number: int, cost: float) -> Iterator[T]:
     if now is None:
         yield from batches
         return
-    last = time.perf_counter()
+    last = perf_counter()
     for i, batch in enumerate(batches, 1):
         yield batch
-        began, last = last, time.perf_counter()
+        began, last = last, perf_counter()
         now.work(i, number, cost, last - began)
 
 
 @contextmanager
 def spent(cost: float) -> Iterator[None]:
     """What to enter around work of `cost` forward passes on one batch, which is told to the call under way."""
-    began = time.perf_counter()
+    began = perf_counter()
     yield
     if (now := _current.get()) is not None:
-        now.work(1, 1, cost, time.perf_counter() - began)
+        now.work(1, 1, cost, perf_counter() - began)
