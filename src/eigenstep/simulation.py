@@ -243,7 +243,9 @@ class _Lanes:
             self.flat = _per_lane(self.flat, lambda field: field[on])
             self.columns = self.flat.columns(like=self.x)
         self.x, self.gradient = _select(self.x, on), _select(self.gradient, on)
-        self.state = State(*(tuple(_select(part, on) for part in parts) for parts in self.state))
+        buffers, scales = (tuple(_select(part, on) for part in parts) for parts in self.state[:2])
+        carried = tuple(_select(n, on) if isinstance(n, Tensor) and n.dim() else n for n in self.state.carried)
+        self.state = State(buffers, scales, carried)
         self.seen = {name: _select(values, on) for name, values in self.seen.items()}
         self.index, self.running, self.arrived, self.above = (
             part[on] for part in (self.index, self.running, self.arrived, self.above)

@@ -2,22 +2,18 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from eigenstep.errors import InvalidValue, UnknownName, Unsupported, nearest
-from eigenstep.rules import RULES, Rule, State
+from eigenstep.bridge.settings import completed, hyperparameters, names_of, refuse_misspelt, rule_with
+from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.rules import Rule, State
 
 # Elements stepped at a time: x, gradient, two moments and the step's temporaries then stay in a core's cache, where
 # whole-tensor temporaries of millions of elements would be allocated afresh, and stream through memory, at each step.
 CHUNK = 1 << 16
-
-# Keys that torch's schedulers, or its own groups, put beside the hyperparameters: never taken for a misspelt one.
-_FOREIGN_KEYS = {"params", "param_names", "name", "maximize", "initial_lr", "base_momentum", "max_momentum"}
-_ALIASES = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "beta1": "betas", "beta2": "betas"}
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -26,7 +22,9 @@ class Optimizer(torch.optim.Optimizer):
     `params` are parameters or param groups; a group may override the rule's hyperparameters by name. They live in
     `param_groups`, where torch's schedulers find them, and are checked again whenever one changes. The state is kept
     under torch's names, with the count of updates as `step`. A parameter without a gradient is skipped. As in torch,
-    the parameters hold the rule's *stored* point (Nesterov's look-ahead); `iterates()` gives the other.
+    the parameters hold the rule's *stored* point (Nesterov's look-ahead); `iterates()` gives the other. Gradient
+    descent, momentum and Nesterov are one class in torch, SGD, and here too: a schedule that cycles the momentum, or a
+    loaded state that has one, turns one into the other.
 
     Raises InvalidValue for a hyperparameter out of range or batched, UnknownName for a group's key that looks like
     a misspelt hyperparameter, Unsupported for complex parameters and for sparse gradients. A refused step moves
@@ -46,13 +44,12 @@ class Optimizer(torch.optim.Optimizer):
             raise Unsupported(f"Optimizer: {rule!r} is no rule; give one such as eigenstep.Adam(lr=1e-3)")
         self._rule = rule
         self._built: dict[int, tuple[list[Any], Rule]] = {}
-        super().__init__(params, {**_hyperparameters(rule), "maximize": maximize})
+        super().__init__(params, {**hyperparameters(rule), "maximize": maximize})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; what it does not set is taken from the rule given at construction."""
-        _refuse_misspelt(self._rule, param_group)
-        own = {name: param_group[name] for name in _names(self._rule) if name in param_group}
-        super().add_param_group({**param_group, **_hyperparameters(_single(self._rule.replace(**own)))})
+        refuse_misspelt(self._rule, param_group)
+        super().add_param_group({**param_group, **completed(self._rule, param_group, "Optimizer: ")})
         if any(p.is_complex() for p in self.param_groups[-1]["params"]):
             self.param_groups.pop()
             raise Unsupported(
@@ -117,36 +114,38 @@ class Optimizer(torch.optim.Optimizer):
         names, n = buffer_names + rule.scale_names, len(buffer_names)
         try:
             memory, t = tuple([stored[name] for name in names]), int(stored["step"]) + 1
+            carried = tuple([stored[name] for name in rule.carried_names])
         except KeyError:
             state, taken = remembered(rule, p, stored)
-            memory, t = state.buffers + state.scales, taken + 1
+            memory, carried, t = state.buffers + state.scales, state.carried, taken + 1
             stored.update(zip(names, memory, strict=True))
         if p.numel() > CHUNK and rule.elementwise and all(tensor.is_contiguous() for tensor in (p, grad, *memory)):
             for x, g, *part in zip(*(tensor.view(-1).split(CHUNK) for tensor in (p, grad, *memory)), strict=True):
-                new, state = rule.step(x, g, State(tuple(part[:n]), tuple(part[n:])), t)
+                new, state = rule.step(x, g, State(tuple(part[:n]), tuple(part[n:]), carried), t)
                 for old, value in zip((x, *part), (new, *state.buffers, *state.scales), strict=True):
                     old.copy_(value)
         else:
-            new, state = rule.step(p, grad, State(memory[:n], memory[n:]), t)
+            new, state = rule.step(p, grad, State(memory[:n], memory[n:], carried), t)
             fresh = state.buffers + state.scales
             if not rule.elementwise:
                 fresh = tuple(_apart(value, (p, grad, new)) for value in fresh)
             stored.update(zip(names, fresh, strict=True))
             p.copy_(new)
-        stored["step"] = t
+        stored.update(zip(rule.carried_names, state.carried, strict=True))
+        stored["step"] = max(t, int(stored.get("step", 0)) + 1)
 
     def _rule_at(self, i: int) -> Rule:
         """The rule of group i, built and checked anew only when a hyperparameter has changed."""
         group = self.param_groups[i]
         try:
-            values = [group[name] for name in _names(self._rule)]
+            values = [group[name] for name in names_of(self._rule)]
         except KeyError as missing:
             raise InvalidValue(
                 f"Optimizer: param group {i} has lost its hyperparameter {missing}; set it again"
             ) from None
         built = self._built.get(i)
         if built is None or not _same(values, built[0]):
-            rule = _single(type(self._rule)(**dict(zip(_names(self._rule), values, strict=True))))
+            rule = rule_with(self._rule, group, "Optimizer: ")
             self._built[i] = built = (copy.deepcopy(values), rule)
         return built[1]
 
@@ -159,7 +158,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._built = {}
         for group in self.param_groups:
-            for name, value in {**_hyperparameters(self._rule), "maximize": False}.items():
+            for name, value in {**hyperparameters(self._rule), "maximize": False}.items():
                 group.setdefault(name, value)
 
 
@@ -167,36 +166,20 @@ def remembered(rule: Rule, p: Tensor, stored: Mapping[str, Any]) -> tuple[State,
     """Return what is stored for a parameter as (state, updates taken); what is missing is as before the first.
 
     torch.optim.SGD counts no updates: there t is 1 as soon as a momentum buffer exists, else 0. Its rules depend on t
-    only through the first update, which torch does not dampen.
+    only through the first update, which torch does not dampen. A rule that has no memory yet where it keeps one is
+    before its first update, however many another has taken (a momentum that a schedule has raised from 0).
     """
     start = rule.init(p.detach())
     buffers = tuple(_or(stored.get(name), zero) for name, zero in zip(rule.buffer_names, start.buffers, strict=True))
     scales = tuple(_or(stored.get(name), zero) for name, zero in zip(rule.scale_names, start.scales, strict=True))
-    begun = any(stored.get(name) is not None for name in rule.buffer_names + rule.scale_names)
-    return State(buffers, scales), int(stored.get("step", begun))
+    carried = tuple(stored[name] for name in rule.carried_names if name in stored)
+    names = rule.buffer_names + rule.scale_names
+    begun = any(stored.get(name) is not None for name in names)
+    return State(buffers, scales, carried), int(stored.get("step", begun)) if begun or not names else 0
 
 
 def _or(found: Tensor | None, default: Tensor) -> Tensor:
     return default if found is None else found
-
-
-def _names(rule: Rule) -> tuple[str, ...]:
-    """The names of the rule's hyperparameters."""
-    return tuple(f.name for f in fields(rule) if f.init)
-
-
-def _hyperparameters(rule: Rule) -> dict[str, Any]:
-    return {name: getattr(rule, name) for name in _names(rule)}
-
-
-def _single(rule: Rule) -> Rule:
-    """Return the rule if it is one setting; refuse lanes."""
-    if rule.lanes:
-        raise InvalidValue(
-            f"Optimizer: {rule.name or type(rule).__name__} holds {rule.lanes.numel()} settings; a param group trains "
-            "with one: give numbers, or compare settings with eigenstep.simulate"
-        )
-    return rule
 
 
 def _same(new: list[Any], old: list[Any]) -> bool:
@@ -205,19 +188,6 @@ def _same(new: list[Any], old: list[Any]) -> bool:
         return bool(new == old)
     except (RuntimeError, ValueError):
         return False
-
-
-def _refuse_misspelt(rule: Rule, group: Mapping[str, Any]) -> None:
-    """Refuse keys that are another rule's hyperparameters, or look like a misspelt one of this rule's."""
-    valid = _names(rule)
-    elsewhere = {f.name for other in RULES.values() for f in fields(other)}
-    for key in group:
-        if key in valid or key in _FOREIGN_KEYS:
-            continue
-        close = _ALIASES.get(key.lower()) or nearest(key.lower(), valid, cutoff=0.75)
-        if key in elsewhere or close in valid:
-            where = f"Optimizer: param group: hyperparameter of {type(rule).__name__}"
-            raise UnknownName.among(where, key, valid, close if close in valid else None)
 
 
 def _apart(value: Tensor, others: tuple[Tensor, ...]) -> Tensor:

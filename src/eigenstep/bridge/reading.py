@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge.optimizer import Optimizer, remembered
+from eigenstep.bridge.settings import alone, plain, sgd
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.rules import (
     AdaGrad,
     Adam,
     Adamax,
     AdamW,
-    GradientDescent,
     LinearRule,
-    Momentum,
     NAdam,
-    Nesterov,
     Number,
     RAdam,
     RMSProp,
@@ -135,39 +133,30 @@ def _read_group(optimizer: torch.optim.Optimizer, known: type, index: int) -> It
         raise Unsupported(
             f"{where} has differentiable=True, whose state carries a graph; set it to False to analyse it"
         )
-    rule = optimizer.rules()[index] if isinstance(optimizer, Optimizer) else _rule_from(known, settings)
+    rule = optimizer.rules()[index] if isinstance(optimizer, Optimizer) else _rule_from(known, settings, f"{where}: ")
     found: dict[int, dict[Tensor, State]] = {}
     with torch.no_grad():
         for p in settings["params"]:
             if p.is_complex():
                 raise Unsupported(f"{where} has complex parameters; train torch.view_as_real(p) to have them analysed")
             state, t = remembered(rule, p, optimizer.state.get(p, {}))
-            copied = State(*(tuple(tensor.detach().clone() for tensor in part) for part in state))
+            buffers, scales = (tuple(tensor.detach().clone() for tensor in part) for part in state[:2])
+            copied = State(buffers, scales, tuple(n.clone() if isinstance(n, Tensor) else n for n in state.carried))
             found.setdefault(t, {})[p] = copied
     for t, states in found.items():
         yield Group(rule, tuple(states), states, t, index)
 
 
-def _rule_from(known: type, settings: Mapping[str, Any]) -> Rule:
+def _rule_from(known: type, settings: Mapping[str, Any], where: str) -> Rule:
     """The rule that a param group of a known torch class describes."""
+    settings = {name: plain(value) for name, value in settings.items() if name != "params"}
     if known is torch.optim.SGD:
-        return _sgd(settings)
+        return alone(sgd(settings), where)
     rule = _TWINS[known]
     own = {f.name: settings[f.name] for f in fields(rule) if f.name in settings}
     if "decoupled_weight_decay" in settings:
         own["decoupled"] = settings["decoupled_weight_decay"]
-    return rule(**own)
-
-
-def _sgd(settings: Mapping[str, Any]) -> Rule:
-    """torch's SGD is one of three rules; without momentum it ignores dampening."""
-    own = {name: settings[name] for name in ("lr", "weight_decay")}
-    momentum = settings["momentum"]
-    if momentum == 0:
-        return GradientDescent(**own)
-    if settings["nesterov"]:
-        return Nesterov(momentum=momentum, **own)
-    return Momentum(momentum=momentum, dampening=settings["dampening"], **own)
+    return alone(rule(**own), where)
 
 
 _TWINS: dict[type, type[Rule]] = {

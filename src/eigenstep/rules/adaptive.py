@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue
-from eigenstep.rules.base import Coefficients, LinearRule, Number, State, advance
+from eigenstep.rules.base import Coefficients, LinearRule, Number, State, advance, momentum_buffer
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class RMSProp(AdaptiveRule):
 
     @property
     def buffer_names(self) -> tuple[str, ...]:
-        """No buffer without momentum, as in torch."""
-        return () if not isinstance(self.momentum, Tensor) and self.momentum == 0 else ("momentum_buffer",)
+        """No buffer without momentum, as in torch, which leaves one from before as it was."""
+        return momentum_buffer(self.momentum)
 
     @property
     def scale_names(self) -> tuple[str, ...]:
@@ -133,8 +133,8 @@ class RMSProp(AdaptiveRule):
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """b <- momentum * b + g / unit; x - lr * b."""
-        if not buffers:
-            return advance(self.shrink(x), grad, -self.lr, unit), ()
+        if not self.buffer_names:
+            return advance(self.shrink(x), grad, -self.lr, unit), buffers
         buffer = advance(buffers[0] * self.momentum, grad, 1.0, unit)
         return advance(self.shrink(x), buffer, -self.lr), (buffer,)
 
@@ -259,7 +259,7 @@ class NAdam(_Moments):
 
     mu_t = b1 (1 - 0.96^(t momentum_decay) / 2); x <- x - lr ((1 - mu_t) / (1 - prod mu) g + mu_(t+1) / (1 - prod mu
     mu_(t+1)) m) / (sqrt(v_hat) + eps). The late limit, mu = b1, comes only after some 85,000 updates. The product is
-    that of the present b1: torch, which keeps the one of the b1 that were, differs once a schedule has changed them.
+    carried in the state, as torch's mu_product, so that a schedule may change b1; without it, it is the present b1's.
 
     >>> NAdam().momentum_decay
     0.004
@@ -270,13 +270,20 @@ class NAdam(_Moments):
 
     name = "nadam"
     elementwise = True
+    carried_names = ("mu_product",)
 
     def coefficients(self, t: int | None) -> Coefficients:
-        """The weights of the gradient and of the first moment."""
-        if t is None:
-            return (1 - self.betas[0], self.betas[0])
+        """The weights of the gradient and of the first moment, where b1 has always been the present one."""
+        return (1 - self.betas[0], self.betas[0]) if t is None else self._weights(t, self._product(t))
+
+    def carry(self, carried: tuple[Number, ...], t: int) -> tuple[Coefficients, tuple[Number, ...]]:
+        """The weights from the product of the mu that were, and that product."""
+        product = (carried[0] if carried else self._product(t - 1)) * self._mu(t)
+        one = isinstance(product, Tensor) and product.dim() == 0  # torch's: rounded as torch does, then a plain number
+        return self._weights(t, float(product) if one else product), (product,)
+
+    def _weights(self, t: int, product: Number) -> Coefficients:
         mu, following = self._mu(t), self._mu(t + 1)
-        product = self._product(t)
         return ((1 - mu) / (1 - product), following / (1 - product * following))
 
     def _mu(self, t: int) -> Number:
@@ -322,16 +329,22 @@ class RAdam(_Moments):
             root = self.root(scales[0] / correction)
         else:
             root = self.root(scales[0]) / correction**0.5
-        return torch.where(torch.as_tensor(self._length(t) > 5), root, torch.ones_like(root))
+        length = self._length(t)
+        if not isinstance(length, Tensor):
+            return root if length > 5 else torch.ones_like(root)
+        return torch.where(length > 5, root, torch.ones_like(root))
 
     def coefficients(self, t: int | None) -> Coefficients:
         """Bias correction times rectification."""
         if t is None:
             return (1.0,)
-        rho, top = (torch.as_tensor(self._length(s), dtype=torch.float64) for s in (t, None))
-        squared = (rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho)
-        rectified = torch.where(rho > 5, squared, 1.0).sqrt()
-        return ((rectified if rectified.dim() else float(rectified)) / (1 - self.betas[0] ** t),)
+        rho, top = self._length(t), self._length(None)
+        rectified: Number = 1.0
+        if isinstance(rho, Tensor) or rho > 5:  # a lane that is not rectified may divide by 0; where() drops it
+            rectified = ((rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho)) ** 0.5
+        if isinstance(rho, Tensor):
+            rectified = torch.where(rho > 5, rectified, 1.0)
+        return (rectified / (1 - self.betas[0] ** t),)
 
     def _length(self, t: int | None) -> Number:
         """rho_t, the length of the approximated average; rho_inf for None."""

@@ -25,10 +25,15 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 class State(NamedTuple):
-    """What a rule remembers: momentum-like `buffers` and second-moment-like `scales`, each shaped like x."""
+    """What a rule remembers: momentum-like `buffers` and second-moment-like `scales`, each shaped like x.
+
+    `carried` are numbers that the hyperparameters of all updates so far have made, and t alone would not give once a
+    schedule has changed them (NAdam's product of momenta); empty before the first update.
+    """
 
     buffers: tuple[Tensor, ...] = ()
     scales: tuple[Tensor, ...] = ()
+    carried: tuple[Number, ...] = ()
 
 
 def advance(x: Tensor, direction: Tensor, step: Number, unit: Number = 1.0) -> Tensor:
@@ -52,6 +57,11 @@ def fade(x: Tensor, factor: Number) -> Tensor:
     if isinstance(factor, Tensor) or not 0.5 <= factor <= 1:
         return x * factor
     return torch.sub(x, x, alpha=1 - factor)
+
+
+def momentum_buffer(momentum: Number) -> tuple[str, ...]:
+    """Return the names of the buffers that torch keeps at this momentum: none at 0; lanes always have one."""
+    return () if not isinstance(momentum, Tensor) and momentum == 0 else ("momentum_buffer",)
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,11 @@ class Rule(ABC):
     @property
     def scale_names(self) -> tuple[str, ...]:
         """Names of the state's scales; a rule that has some is adaptive."""
+        return ()
+
+    @property
+    def carried_names(self) -> tuple[str, ...]:
+        """Names of the numbers that the state carries beside t, torch's."""
         return ()
 
     @property
@@ -170,11 +185,11 @@ class LinearRule(Rule):
         """Couple, then scale, then move: the one place where a linear rule's step is written."""
         if t < 1:
             raise InvalidValue(f"{type(self).__name__}: t={t} must be at least 1; the first update is number 1")
-        buffers, scales = state
         grad = self.couple(x, grad)
-        unit, scales = self.scale(grad, scales, t)
-        x, buffers = self.move(x, grad, unit, buffers, self.coefficients(t))
-        return x, State(buffers, scales)
+        unit, scales = self.scale(grad, state.scales, t)
+        coefficients, carried = self.carry(state.carried, t)
+        x, buffers = self.move(x, grad, unit, state.buffers, coefficients)
+        return x, State(buffers, scales, carried)
 
     def couple(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return the gradient with coupled weight decay, grad + weight_decay * x."""
@@ -207,6 +222,10 @@ class LinearRule(Rule):
         Once equal to the late limit, the coefficients are taken to stay there.
         """
         return ()
+
+    def carry(self, carried: tuple[Number, ...], t: int) -> tuple[Coefficients, tuple[Number, ...]]:
+        """Return the coefficients of update t, and the numbers carried on; without `carried` those of t alone."""
+        return self.coefficients(t), ()
 
     @abstractmethod
     def move(

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eigenstep.errors import InvalidValue
-from eigenstep.rules.base import Coefficients, LinearRule, Number, State, advance, fade
+from eigenstep.rules.base import Coefficients, LinearRule, Number, State, advance, fade, momentum_buffer
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,8 @@ class HeavyBall(LinearRule):
 class Momentum(LinearRule):
     """torch.optim.SGD's momentum, trace momentum: b <- momentum * b + (1 - dampening) * g; x <- x - lr * b.
 
-    The first update is not dampened (b starts as g). momentum=0 is torch's default, and is gradient descent.
-
-    Raises InvalidValue for dampening without momentum, which torch ignores.
+    The first update is not dampened (b starts as g). momentum=0 is torch's default, and is gradient descent: dampening
+    has no effect then, no buffer is kept, and one from before (a schedule passes through 0) is left as it was.
 
     >>> Momentum(lr=0.1, momentum=0.9).dampening
     0.0
@@ -50,25 +48,22 @@ class Momentum(LinearRule):
 
     name = "momentum"
     elementwise = True
-    buffer_names = ("momentum_buffer",)
 
-    def __post_init__(self) -> None:
-        """Check the fields one by one, then together."""
-        super().__post_init__()
-        lonely = (torch.as_tensor(self.dampening) != 0) & (torch.as_tensor(self.momentum) == 0)
-        if bool(lonely.any()):
-            raise InvalidValue(
-                "Momentum: dampening has no effect at momentum=0 in torch; use GradientDescent, or set momentum"
-            )
+    @property
+    def buffer_names(self) -> tuple[str, ...]:
+        """No buffer without momentum, as in torch."""
+        return momentum_buffer(self.momentum)
 
     def coefficients(self, t: int | None) -> Coefficients:
-        """The gradient's gain: 1 at the first update, 1 - dampening later."""
-        return (1.0 if t == 1 else 1 - self.dampening,)
+        """The gradient's gain: 1 at the first update and without momentum, else 1 - dampening."""
+        return (1.0 if t == 1 else 1 - self.dampening * (self.momentum != 0),)
 
     def move(
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """b <- momentum * b + gain * g; x - lr * b."""
+        if not self.buffer_names:
+            return advance(self.shrink(x), grad, -self.lr), buffers
         buffer = advance(fade(buffers[0], self.momentum), grad, c[0])
         return advance(self.shrink(x), buffer, -self.lr), (buffer,)
 
@@ -102,7 +97,8 @@ class Nesterov(LinearRule):
     """Nesterov momentum in torch's form: b <- momentum * b + g; x <- x - lr * (g + momentum * b).
 
     The stored x is the look-ahead point. `iterate` gives the article's: w = x + lr * momentum * b, whose gradient
-    is taken at w + momentum * m with m = -lr * b (O'Donoghue and Candes 2015 relate the two).
+    is taken at w + momentum * m with m = -lr * b (O'Donoghue and Candes 2015 relate the two). momentum=0 is gradient
+    descent; a buffer from before is left as it was.
 
     >>> Nesterov(lr=0.1).momentum
     0.9
@@ -112,15 +108,21 @@ class Nesterov(LinearRule):
 
     name = "nesterov"
     elementwise = True
-    buffer_names = ("momentum_buffer",)
+
+    @property
+    def buffer_names(self) -> tuple[str, ...]:
+        """No buffer without momentum, as in torch."""
+        return momentum_buffer(self.momentum)
 
     def move(
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """b <- momentum * b + g; x - lr * (g + momentum * b)."""
+        if not self.buffer_names:
+            return advance(self.shrink(x), grad, -self.lr), buffers
         buffer = advance(grad, buffers[0], self.momentum)
         return advance(self.shrink(x), advance(grad, buffer, self.momentum), -self.lr), (buffer,)
 
     def iterate(self, x: Tensor, state: State) -> Tensor:
         """x + lr * momentum * b: the article's iterate from torch's stored look-ahead point."""
-        return advance(x, state.buffers[0], self.lr * self.momentum)
+        return advance(x, state.buffers[0], self.lr * self.momentum) if self.buffer_names else x

@@ -53,7 +53,6 @@ function keywords(rule, p, all) {
 /** Whether torch.optim has exactly this. */
 function inTorch(rule, p) {
   if (!(rule in TORCH) || p.delta != null) return false;
-  if (rule === "momentum" && p.momentum === 0 && p.dampening > 0) return false;
   if (rule === "adamw") return p.decoupled;
   if (["nadam", "radam", "adam"].includes(rule)) return true;
   return !(p.decoupled && p.weight_decay > 0);

@@ -95,7 +95,7 @@ export const RULES = {
     fields: { lr: 1e-3, momentum: 0, dampening: 0, ...decay },
     ...filter,
     buffers: () => 1,
-    coefficients: (p, t) => [t === 1 ? 1 : 1 - p.dampening, 0],
+    coefficients: (p, t) => [t === 1 || p.momentum === 0 ? 1 : 1 - p.dampening, 0],
     move(p, x, g, u, b, c, out) {
       out[1] = b * p.momentum + c[0] * g;
       out[0] = shrink(p, x) - p.lr * out[1];
