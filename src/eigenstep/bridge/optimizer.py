@@ -131,7 +131,8 @@ class Optimizer(torch.optim.Optimizer):
                 fresh = tuple(_apart(value, (p, grad, new)) for value in fresh)
             stored.update(zip(names, fresh, strict=True))
             p.copy_(new)
-        stored.update(zip(rule.carried_names, state.carried, strict=True))
+        if state.carried:  # as tensors: torch.compile takes a number kept beside tensors for a constant
+            stored.update(zip(rule.carried_names, map(torch.as_tensor, state.carried), strict=True))
         stored["step"] = max(t, int(stored.get("step", 0)) + 1)
 
     def _rule_at(self, i: int) -> Rule:
@@ -172,10 +173,14 @@ def remembered(rule: Rule, p: Tensor, stored: Mapping[str, Any]) -> tuple[State,
     start = rule.init(p.detach())
     buffers = tuple(_or(stored.get(name), zero) for name, zero in zip(rule.buffer_names, start.buffers, strict=True))
     scales = tuple(_or(stored.get(name), zero) for name, zero in zip(rule.scale_names, start.scales, strict=True))
-    carried = tuple(stored[name] for name in rule.carried_names if name in stored)
     names = rule.buffer_names + rule.scale_names
     begun = any(stored.get(name) is not None for name in names)
-    return State(buffers, scales, carried), int(stored.get("step", begun)) if begun or not names else 0
+    taken = int(stored.get("step", begun)) if begun or not names else 0
+    carried = tuple(stored[name] for name in rule.carried_names if name in stored)
+    if not taken:  # what is carried is a product; torch begins it in this dtype, and rounds it at each update
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+        carried = tuple(torch.ones((), dtype=dtype) for _ in rule.carried_names)
+    return State(buffers, scales, carried), taken
 
 
 def _or(found: Tensor | None, default: Tensor) -> Tensor:

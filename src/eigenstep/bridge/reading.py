@@ -1,6 +1,5 @@
 """`rule_of`: what a torch optimizer is doing, read as rules with their live state."""
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from eigenstep.bridge.optimizer import Optimizer, remembered
 from eigenstep.bridge.settings import alone, plain, sgd
+from eigenstep.bridge.stepping import name_hooks, refuse_other_steps
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.rules import (
     AdaGrad,
@@ -112,7 +112,9 @@ def rule_of(optimizer: torch.optim.Optimizer) -> tuple[Group, ...]:
     every Group has one rule and one t. SGD keeps no count: t is 1 once a momentum buffer exists, else 0.
 
     Raises Unsupported, with what to do instead, for optimizers that are no such rule: other classes, a subclass with
-    its own step, maximize, differentiable, complex parameters. Raises InvalidValue for settings outside a rule's range.
+    its own step, a step that has been patched (a scheduler's count of steps is none), a pre-step hook that changes
+    gradients, maximize, differentiable, complex parameters. A hook that only may change the update is named in a
+    warning. Raises InvalidValue for settings outside a rule's range.
 
     >>> w = torch.nn.Parameter(torch.zeros(3))
     >>> (group,) = rule_of(torch.optim.SGD([w], lr=0.1, momentum=0.9, nesterov=True))
@@ -196,10 +198,6 @@ def _known_class(optimizer: torch.optim.Optimizer) -> type:
         if not type(optimizer).__module__.startswith("torch.optim"):
             why = "it is not one of torch's classes that a rule exists for"
         raise Unsupported(f"rule_of: {name} has no rule here: {why}; {_INSTEAD}")
-    for method in ("step", "_init_group", "_update"):
-        own, understood = (getattr(cls, method, None) for cls in (type(optimizer), known))
-        if own is not None and (understood is None or inspect.unwrap(own) is not inspect.unwrap(understood)):
-            raise Unsupported(
-                f"rule_of: {name} is {known.__name__} with a {method} of its own, perhaps another rule; {_INSTEAD}"
-            )
+    refuse_other_steps(optimizer, known, _INSTEAD)
+    name_hooks(optimizer)
     return known

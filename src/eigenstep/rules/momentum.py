@@ -56,7 +56,8 @@ class Momentum(LinearRule):
 
     def coefficients(self, t: int | None) -> Coefficients:
         """The gradient's gain: 1 at the first update and without momentum, else 1 - dampening."""
-        return (1.0 if t == 1 else 1 - self.dampening * (self.momentum != 0),)
+        begun = self.momentum.sign() if isinstance(self.momentum, Tensor) else float(self.momentum != 0)
+        return (1.0 if t == 1 else 1 - self.dampening * begun,)
 
     def move(
         self, x: Tensor, grad: Tensor, unit: Number, buffers: tuple[Tensor, ...], c: Coefficients
