@@ -100,7 +100,7 @@ def test_every_optimiser_tuned_alike(results: Results) -> None:
     found = {one.name: one for one in results.tuned}
     counts = {name: one.measured for name, one in found.items()}
     assert counts == {
-        "heavy ball, β*": 47,
+        "heavy ball, β*": 46,
         "heavy ball, β*, Polyak's lr": 66,
         "Nesterov, .9": 94,
         "heavy ball, .9": 155,

@@ -52,7 +52,7 @@ def test_article_prints_its_table_and_writes_its_files(tmp_path: Path) -> None:
     assert lines["momentum .9, .175 η*"].split()[4:10] == ["137", "137", "137", "137", "137", "settled"]
     assert "1,265" in lines["Adam, η*"]
     assert "last above at 164, below from 165 on, within 2,000" in lines["Adam, η*"]
-    assert lines["heavy ball, β*"].split()[-4:] == ["47", "47", "for", "ever"]
+    assert lines["heavy ball, β*"].split()[-4:] == ["46", "46", "for", "ever"]
     assert whole(tmp_path) == ["adam", "overall-convergence"]
     saved = read_envelope(tmp_path / "results.json", "article")
     assert [one["article_count"] for one in saved["experiments"]] == [137, 117]
@@ -66,7 +66,7 @@ def test_article_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     result = run("article", "--out", str(tmp_path), "--json")
     content = json.loads(result.stdout)
     assert (content["kind"], content["exact"], len(content["figures"])) == ("article", True, 1)
-    assert {one["name"]: one["measured"] for one in content["tuned"]}["heavy ball, β*"] == 47
+    assert {one["name"]: one["measured"] for one in content["tuned"]}["heavy ball, β*"] == 46
 
 
 @pytest.mark.parametrize("command", ["article", "demo"])

@@ -19,7 +19,7 @@ TOUR: dict[str, tuple[str, ...]] = {
     "adam": ("420", "137", "117"),
     "turned": ("420", "137", "1,265"),
     "settled": ("136", "settled at 160", "last above at 164 within 10,000"),
-    "fair": ("settled at 47", "settled at 94", "settled at 155", "last above at 147", "settled at 320"),
+    "fair": ("settled at 46", "settled at 94", "settled at 155", "last above at 147", "settled at 320"),
     "rate": ("0.3333", "0.4"),
     "look-ahead": ("0.01357", "0.038"),
     "transient": ("786",),

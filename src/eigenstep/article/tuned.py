@@ -75,7 +75,7 @@ def tuned(contender: Contender, within: int = PASSES, lrs: int = _ADAM_LRS) -> T
 
     >>> best = tuned(CONTENDERS[0])
     >>> best.predicted, best.measured
-    (47, 47)
+    (46, 46)
     """
     rule, problem = contender.rule, article()
     if not isinstance(rule, LinearRule) or rule.adaptive:

@@ -15,6 +15,7 @@ from eigenstep.theory.answers import effective_eigenvalues
 from eigenstep.theory.limits import frozen_limit, momentum_of, with_momentum
 from eigenstep.theory.linear import linear, radii
 from eigenstep.theory.propagate import components, count, flow, refuse_tolerances
+from eigenstep.theory.windows import sooner
 
 _POINTS = 65  # settings tried per round of a search
 _PLATEAU = 1e-9  # a rate counts as best when within this of the smallest
@@ -218,9 +219,26 @@ def _fewest(
             lambda lr, best: settled(lr, momentum, 2 * min(best, fewest) + 512), top * 0.02, top, rounds, begin[0]
         )
 
+    def refined(momentum: float | Tensor | None) -> tuple[int, float]:
+        steps, lr = over_lr(momentum, 4, math.inf)
+        chosen, top = rule if momentum is None else with_momentum(rule, momentum), float(search.limits(momentum))
+        fewest, lr, tried = sooner(
+            chosen,
+            search.values,
+            error,
+            (top * 0.02, top),
+            (_found(steps), lr),
+            lambda lr: settled(lr, momentum, 2 * steps + 512),
+            loss=loss,
+            radius=radius,
+            point=point,
+        )
+        search.evaluations += tried
+        return fewest, lr
+
     if "momentum" not in wanted:
-        steps, lr = over_lr(begin[1], 4, math.inf)
-        return lr, begin[1], _found(steps)
+        steps, lr = refined(begin[1])
+        return lr, begin[1], steps
     momentum = float(begin[1])  # type: ignore[arg-type]
 
     def at_momentum(distance: float, best: float) -> float:
@@ -229,8 +247,8 @@ def _fewest(
     around = -math.log1p(-momentum)
     _, distance = _zoom(at_momentum, around / 4, around * 2, 1, around)
     momentum = -math.expm1(-distance)
-    steps, lr = over_lr(momentum, 4, math.inf)
-    return lr, momentum, _found(steps)
+    (steps, lr), momentum = min((refined(m), m) for m in (momentum, float(begin[1])))  # type: ignore[arg-type]
+    return lr, momentum, steps
 
 
 def _zoom(
