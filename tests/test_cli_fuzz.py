@@ -287,6 +287,7 @@ def test_generated_lines(seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:recommend")
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_many_generated_lines(seed: int) -> None:

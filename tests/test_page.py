@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import eigenstep as es
 from eigenstep.cli import main
-from eigenstep.errors import BadFile
+from eigenstep.errors import BadFile, InvalidValue
 from eigenstep.page import Server, export, read_report
 from eigenstep.page.document import plotly, static_files
 from eigenstep.spectrum import envelope, read_envelope
@@ -187,3 +187,25 @@ def test_the_command_serves_until_interrupted() -> None:
     finally:
         running.kill()
         running.communicate()
+
+
+def test_ports_that_are_none_are_refused_by_name() -> None:
+    for port in ("x", 1.5, True, -1, 65536, None):
+        with pytest.raises(InvalidValue, match="port="):
+            Server(port=port)  # type: ignore[arg-type]
+
+
+def test_two_hundred_clients_at_once_are_all_served() -> None:
+    with Server() as server:
+        clients = [socket.socket() for _ in range(200)]
+        try:
+            for client in clients:
+                client.settimeout(30)
+                client.connect(("127.0.0.1", server.port))
+            for client in clients:
+                client.sendall(f"GET /page.css HTTP/1.0\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+            for client in clients:
+                assert client.recv(15) == b"HTTP/1.1 200 OK"
+        finally:
+            for client in clients:
+                client.close()

@@ -106,9 +106,9 @@ def parse(text: str | bytes) -> Any:
         raise ValueError("it is not UTF-8 text") from error
     except ValueError as error:
         raise ValueError("a number in it has thousands of digits") from error
-    level = [value]
+    level: list[Any] = [[value]]
     for _ in range(DEEPEST):
-        inside = [item for one in level for item in (one.values() if isinstance(one, dict) else one)] if level else []
+        inside = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
         level = [item for item in inside if isinstance(item, (dict, list))]
         if not level:
             return value

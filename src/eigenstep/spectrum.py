@@ -22,7 +22,10 @@ _FIELDS: dict[str, Any] = {
     **{"values": [float], "bounds": [float], "weights": [float], "dimension": int, "covers": str, "operator": str},
     **{"preconditioner": (dict, None), "provenance": dict},
 }
-_PROVENANCE = {"converged": bool, "certified": bool, "interrupted": bool, "products": int, "seconds": float}
+_PROVENANCE: dict[str, Any] = {  # of those that are there
+    **{"converged": bool, "certified": bool, "interrupted": bool, "products": int, "seconds": float},
+    **{"probes": int, "steps": int, "notes": [str]},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,9 +187,14 @@ class Spectrum:
         if wrong is not None:
             raise BadFile(f"{shown(path)}: not a usable spectrum: {wrong}; measure or save it again")
         try:
-            return cls(**{name: content[name] for name in _FIELDS})
+            return cls(**{name: content[name] for name in _FIELDS}, **cls._own(content))
         except (InvalidValue, TypeError, ValueError) as error:
             raise BadFile(f"{shown(path)}: not a usable spectrum: {error}") from error
+
+    @classmethod
+    def _own(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that a kind of spectrum keeps in its file beside the common ones."""
+        return {}
 
     def __iter__(self) -> Iterator[float]:
         """Iterate over the eigenvalues."""

@@ -3,7 +3,9 @@
 import html
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
 from eigenstep.curvature.operators import Operator, Told
 from eigenstep.curvature.report import WHAT
 from eigenstep.errors import InvalidValue
+from eigenstep.files import wrong_field
 from eigenstep.progress import PRODUCT, Watch, task
 from eigenstep.spectrum import Spectrum
 
@@ -26,20 +29,38 @@ from eigenstep.spectrum import Spectrum
 class Density(Spectrum):
     """Nodes and weights of quadrature for the density of eigenvalues: the share of them near each node.
 
-    values: nodes, largest first; weights: sum 1; probe: (n_nodes,) which probe vector each came from.
+    values: nodes, largest first; weights: sum 1; probe: (n_nodes,) which probe vector each came from; saved with them.
     """
 
     probe: Tensor | None = None
 
+    @cached_property
+    def as_dict(self) -> dict[str, Any]:
+        """The density as plain data, for the file envelope."""
+        return {**super().as_dict, "probe": None if self.probe is None else self.probe.tolist()}
+
+    @classmethod
+    def _own(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The probes of a file's nodes; a file without them is a density of unknown error."""
+        probe, nodes = content.get("probe"), len(content["values"])
+        if probe is None:
+            return {}
+        if wrong := wrong_field({"probe": probe}, {"probe": [int]}):
+            raise InvalidValue(wrong)
+        if len(probe) != nodes or not all(0 <= number < nodes for number in probe):
+            raise InvalidValue(f"'probe' must be {nodes} numbers of probes, counted from 0")
+        return {"probe": torch.tensor(probe)}
+
     def mean(self, of: Any) -> tuple[float, float]:
         """Return the mean of f(eigenvalue) over the spectrum, tr f(A) / n, and its standard error over the probes.
 
-        `of` maps a tensor of nodes to a tensor. The error is nan with a single probe.
+        `of` maps a tensor of nodes to a tensor. The error is nan with a single probe, or where probes are not known.
         """
-        assert self.probe is not None and self.weights is not None  # `density` and Spectrum fill them in
-        number = int(self.probe.max()) + 1
+        assert self.weights is not None  # filled in by Spectrum
+        probe = torch.zeros(len(self), dtype=torch.int64) if self.probe is None else self.probe
+        number = int(probe.max()) + 1
         terms = self.weights * of(self.values).to(torch.float64) * number
-        each = torch.zeros(number, dtype=torch.float64).index_add_(0, self.probe, terms)
+        each = torch.zeros(number, dtype=torch.float64).index_add_(0, probe, terms)
         error = float(each.std()) / math.sqrt(number) if number > 1 else math.nan
         return float(each.mean()), error
 
@@ -90,9 +111,9 @@ class Density(Spectrum):
         p = self.provenance
         return "\nnote: ".join(
             [
-                f"Density of the {WHAT[self.operator]}, n = {self.dimension}: {p['probes']} probes of {p['steps']} "
-                f"steps, nodes from {float(self.values.min()):.4g} to {float(self.values.max()):.4g}, share below zero "
-                f"{below:.3g} ± {error:.2g}",
+                f"Density of the {WHAT[self.operator]}, n = {self.dimension}: {p.get('probes', '?')} probes of "
+                f"{p.get('steps', '?')} steps, nodes from {float(self.values.min()):.4g} to "
+                f"{float(self.values.max()):.4g}, share below zero {below:.3g} ± {error:.2g}",
                 *p.get("notes", ()),
             ]
         )
