@@ -262,6 +262,26 @@ def test_asking_a_loader_for_its_length_leaves_it_as_it_was() -> None:
     assert measure(Objective(linear(), loss, loader)).provenance["samples"]["taken"] == 4 * 64
 
 
+@pytest.mark.parametrize("make", [ENDLESS["loader of samples"], ENDLESS["generator function"]])
+def test_an_endless_stream_to_train_on_is_read_as_far_as_needed(make: Callable[[], Any]) -> None:
+    model = linear()
+    objective = Objective(model, loss, list(batches(2, 64)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    assert recommend(objective, optimizer, train=make(), budget=60).steps <= 60
+    spread = diagnose(objective, optimizer, train=make(), batches=3).spread
+    assert spread is not None and spread.samples == (64, 64, 64)
+    assert spread.high == pytest.approx(0.01 * max(curvature([b]) for b in batches(3, 64)) / 2, rel=0.06)
+
+
+def test_weights_for_all_batches_may_be_given_where_some_are_taken() -> None:
+    data, weight = list(batches(6, 64)), [3.0, 1.0, 0.0, 5.0, 5.0, 5.0]
+    found = measure(Objective(linear(), loss, data, weight=weight, samples=64 * 3))
+    right = sum(w * 2 * x.T @ x / len(x) for w, x in zip(weight[:3], data[:3], strict=True)) / 4
+    assert found.largest == pytest.approx(float(torch.linalg.eigvalsh(right).max()), rel=1e-6)
+    with pytest.raises(InvalidValue, match="entries"):
+        measure(Objective(linear(), loss, data, weight=weight[:2], samples=64 * 3))
+
+
 def test_every_result_says_what_was_taken() -> None:
     model = linear()
     objective = Objective(model, loss, Plain(functools.partial(batches, None, 64)), samples=256)

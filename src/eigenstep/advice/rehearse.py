@@ -15,6 +15,7 @@ from eigenstep.curvature import Objective, keep
 from eigenstep.curvature.batch import fingerprint
 from eigenstep.curvature.data import is_one_batch
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state
+from eigenstep.curvature.stream import readable
 from eigenstep.errors import EigenstepError, InvalidValue
 from eigenstep.progress import GRADIENT, spent
 
@@ -39,13 +40,15 @@ class Stream:
     """
 
     def __init__(self, train: Any, memory: float, seed: int) -> None:
-        self.source, self.memory, self.seed = train, memory, seed
+        self.memory, self.seed = memory, seed
         self.kept: list[Any] = []
-        self.one, self.full, self._held = is_one_batch(train), False, 0.0
+        self.full, self._held = False, 0.0
         self._iterator: Iterator[Any] | None = None
-        if not self.one:
-            with _renamed():
-                refuse_one_shot(train)
+        with _renamed():
+            self.source = readable(train)
+            self.one = is_one_batch(self.source)
+            if not self.one:
+                refuse_one_shot(self.source)
 
     @contextmanager
     def open(self) -> Iterator[None]:

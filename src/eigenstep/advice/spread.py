@@ -15,6 +15,7 @@ from eigenstep.curvature.hessian import HessianOperator
 from eigenstep.curvature.keep import same_random_state, seed_all
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state, seed_own
 from eigenstep.curvature.preconditioned import ScaledOperator
+from eigenstep.curvature.stream import readable
 
 _PRODUCTS = 30  # a mini-batch's eigenvalue begins from the whole data's eigenvector, and needs few
 
@@ -65,6 +66,7 @@ def first_batches(data: Any, count: int) -> list[Any]:
 
     Raises InvalidValue for what can be read only once.
     """
+    data = readable(data)
     if is_one_batch(data):
         return [data]
     if isinstance(data, (list, tuple)):
