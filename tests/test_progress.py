@@ -289,10 +289,25 @@ class Broken(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("stderr", [None, Broken()])
+class Gone(Broken):
+    """A terminal that has been closed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Log:
+    """A logger's stand-in for stderr, which can only be written to."""
+
+    def write(self, text: str) -> None:
+        """Take it."""
+
+
+@pytest.mark.parametrize("stderr", [None, Broken(), Gone(), Log()])
 def test_a_stderr_that_cannot_be_written_to_ends_nothing(
     stderr: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", stderr)
     clock.tick = 0.3
     assert es.measure(objective(clock, 12)).certified

@@ -11,6 +11,7 @@ from eigenstep.progress.state import Progress, Watch
 
 OFTEN = 0.1  # seconds between two drawings on a terminal
 SELDOM = 2.0  # seconds between two plain lines, or two calls of a function between its own events
+NO_STDERR = (OSError, ValueError, AttributeError)  # full, gone, closed, a stand-in that only writes: the work goes on
 
 
 class Display:
@@ -35,7 +36,8 @@ class Display:
         if _notebook() is not None:
             self._in_notebook(now)
         elif _terminal():
-            self._on_terminal(now)
+            with suppress(*NO_STDERR):
+                self._on_terminal(now)
         elif self.forced and (now.seconds - max(self._last, 0.0) > SELDOM or (event and now.unit == "parts")):
             self._last = now.seconds
             self.say(str(now))
@@ -45,10 +47,10 @@ class Display:
         if self.watch is False or line == self._line:
             return
         self._line = line
-        if self._bar is not None and _notebook() is None:
-            self._bar.console.print(line, soft_wrap=True)
-        elif sys.stderr is not None:
-            with suppress(OSError, ValueError):  # closed, or full: no reason to end the work
+        with suppress(*NO_STDERR):
+            if self._bar is not None and _notebook() is None:
+                self._bar.console.print(line, soft_wrap=True)
+            elif sys.stderr is not None:
                 print(line, file=sys.stderr, flush=True)
 
     def end(self, now: Progress) -> None:
@@ -60,7 +62,8 @@ class Display:
         """Take the bar away."""
         bar, self._bar = self._bar, None
         if bar is not None and _notebook() is None:
-            bar.stop()
+            with suppress(*NO_STDERR):
+                bar.stop()
         elif bar is not None:
             bar.update({"text/plain": ""}, raw=True)
 
@@ -100,10 +103,9 @@ def _console() -> Any:
 
 def _terminal() -> bool:
     """Whether stderr is a terminal on which a line can be written over."""
-    try:
+    with suppress(*NO_STDERR):
         return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    except ValueError:  # closed
-        return False
+    return False
 
 
 def _notebook() -> Any:
