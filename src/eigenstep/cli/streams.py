@@ -58,7 +58,8 @@ def safe() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     outputs: list[Output | None] = []
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
-        raw = getattr(getattr(stream, "buffer", None), "raw", None)
+        buffer = getattr(stream, "buffer", None)
+        raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer between
         if isinstance(raw, io.FileIO) and not raw.closed:  # not a test's, a notebook's or a Windows console's
             with suppress(OSError):
                 stream.flush()
@@ -68,7 +69,7 @@ def safe() -> Iterator[None]:
                 io.BufferedWriter(output),
                 stream.encoding,
                 "eigenstep.plain",
-                line_buffering=bool(stream.line_buffering),
+                line_buffering=bool(stream.line_buffering) or raw is buffer,
             )
             setattr(sys, name, wrapped)
         else:

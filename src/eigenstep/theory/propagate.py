@@ -45,6 +45,8 @@ class Flow:
             state = _apply(matrix, state)
             yield (self.see * state).sum(-1).unsqueeze(0), state
         growth = float(spectral_radius(self.late[..., :-1, :-1]).max())
+        if math.isnan(growth):
+            raise InvalidValue("lr times an eigenvalue leaves the range of float64; take smaller ones")
         size = _BLOCK if growth <= 1 else max(1, min(_BLOCK, int(100 / math.log(growth))))
         rows, matrix = _powers(self.see, self.late, size)
         done = 0
