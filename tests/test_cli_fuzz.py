@@ -297,6 +297,12 @@ def test_many_generated_lines(seed: int) -> None:
             accepted(run(*line), line)
 
 
+def test_what_leaves_float64_is_infinite_and_not_nan() -> None:
+    result = run("predict", "1", "1e200", "--rule", "nesterov", "--lr", "1e200")
+    accepted(result, "overflow")
+    assert "nan" not in result.stdout and "inf" in result.stdout
+
+
 # --- standard output ---
 
 

@@ -113,7 +113,7 @@ def predict(
     rule = _single(linear(rule))
     values = effective_eigenvalues(rule, spectrum, unit)
     matrices = iteration_matrix(rule, values)
-    radii = spectral_radius(matrices)
+    radii = spectral_radius(matrices).nan_to_num(nan=math.inf, posinf=math.inf)  # overflow: beyond every number
     if within is None:
         within = max(_LEAST, min(_WITHIN, _EFFORT // len(values)))
     answers = Answers(rule, spectrum, values, radii, stable_directions(rule, values))
