@@ -27,11 +27,11 @@ class Slowness:
     tenfold: updates after which the error has shrunk tenfold, by quantile of the directions that curve upwards and are
     told from zero; the share `unresolved` of all directions is flatter, and needs as many as `flattest` or more. stuck:
     the share of all directions whose error keeps more than nine tenths for `horizon` updates, from the least (of those
-    that are resolved) to the most; gradient_stuck: the same of the gradient's squared length. progress: the part of the
-    loss that the local quadratic loses within the horizon, at least and at most 1 (directions that curve downwards
-    counted as flat; quadrature from the gradient sees the flattest directions last); possible: the same at half the
-    largest stable lr. gradient_norm: the gradient's length, decay included. negative: the share of directions that
-    curve downwards.
+    that are resolved) to the most, at 95% over the random vectors; gradient_stuck: the same of the gradient's squared
+    length, where none are drawn. progress: the part of the loss that the local quadratic loses within the horizon, at
+    least and at most 1 (directions that curve downwards counted as flat; quadrature from the gradient sees the flattest
+    directions last); possible: the same at half the largest stable lr. gradient_norm: the gradient's length, decay
+    included. negative: the share of directions that curve downwards, as the nodes stand.
     """
 
     horizon: int
@@ -121,10 +121,14 @@ def slowness(
     values, bounds, weights, length, products = along_gradient(edge, gradient, steps, seed)
     assert seen.weights is not None and seen.bounds is not None  # filled in by Spectrum
 
-    def still(e: Tensor, blur: Tensor, share: Tensor) -> tuple[float, float]:
+    def still(e: Tensor, blur: Tensor) -> tuple[Tensor, Tensor]:
         r = scale.radii(e)
         surely = (r <= 1) & (r**horizon > _STILL)
-        return float(share[surely].sum()), min(float(share[surely | (blur > e.abs() / 2)].sum()), 1.0)
+        return surely, surely | (blur > e.abs() / 2)
+
+    surely, perhaps = still(seen.values, seen.bounds)
+    stuck = max(seen.interval(lambda _: surely)[0], 0.0), min(seen.interval(lambda _: perhaps)[1], 1.0)
+    least, most = (min(float(weights[where].sum()), 1.0) for where in still(values, bounds))
 
     told = seen.bounds <= seen.values.abs() / 2
     upwards = told & (seen.values > _FLAT * abs(top))
@@ -140,8 +144,8 @@ def slowness(
         tenfold=_quantiles(shrink, seen.weights[upwards]),
         unresolved=float(seen.weights[~told].sum()),
         flattest=float(shrink[seen.values[upwards].argmin()]) if len(shrink) else None,
-        stuck=still(seen.values, seen.bounds, seen.weights),
-        gradient_stuck=still(values, bounds, weights),
+        stuck=stuck,
+        gradient_stuck=(least, most),
         progress=_part(now, loss),
         possible=_part(best, loss),
         gradient_norm=vec.norm(gradient),

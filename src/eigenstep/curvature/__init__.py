@@ -1,6 +1,6 @@
 """The curvature of real models: Objective -> measure -> Spectrum, without ever forming the Hessian."""
 
-from eigenstep.curvature.density import Density, Trace, density, trace
+from eigenstep.curvature.density import Density, density
 from eigenstep.curvature.direction import FiniteStep, Layers, finite_step, layers, shares
 from eigenstep.curvature.ggn import GGNOperator
 from eigenstep.curvature.hessian import HessianOperator
@@ -8,6 +8,7 @@ from eigenstep.curvature.measure import measure
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator, as_operator
 from eigenstep.curvature.report import Measurement
+from eigenstep.curvature.total import Trace, trace
 from eigenstep.progress import Progress
 
 __all__ = [

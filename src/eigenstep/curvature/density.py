@@ -1,4 +1,4 @@
-"""The spectral density by stochastic Lanczos quadrature, and the trace with a confidence interval (XTrace)."""
+"""The spectral density by stochastic Lanczos quadrature, with what its random vectors leave open."""
 
 import html
 import math
@@ -9,16 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from eigenstep import draw
-from eigenstep.curvature import vectors as vec
-from eigenstep.curvature.krylov import Krylov
-from eigenstep.curvature.measure import measured_by, notes_of, operator_of, working
-from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
-from eigenstep.curvature.operators import Operator, Told
+from eigenstep.curvature.krylov import NOISE_FLOOR, Krylov
+from eigenstep.curvature.measure import measured_by, operator_of, working
 from eigenstep.curvature.report import WHAT
+from eigenstep.curvature.sampling import Sampled, sampled
 from eigenstep.errors import InvalidValue
 from eigenstep.files import wrong_field
 from eigenstep.progress import PRODUCT, Watch, task
@@ -54,19 +51,85 @@ class Density(Spectrum):
     def mean(self, of: Any) -> tuple[float, float]:
         """Return the mean of f(eigenvalue) over the spectrum, tr f(A) / n, and its standard error over the probes.
 
-        `of` maps a tensor of nodes to a tensor. The error is nan with a single probe, or where probes are not known.
+        `of` maps a tensor of nodes to a tensor. The error is that of the random vectors, from the variance of u'f(A)u,
+        so one probe has one too; a function that no polynomial of degree 2 steps - 1 comes near has the quadrature's
+        besides: `mass_below` for a step. Few probes need Student's quantile: `interval`. Where all eigenvalues are
+        known only rounding is left; nan for a file that does not tell the probes.
         """
-        assert self.weights is not None  # filled in by Spectrum
-        probe = torch.zeros(len(self), dtype=torch.int64) if self.probe is None else self.probe
-        number = int(probe.max()) + 1
-        terms = self.weights * of(self.values).to(torch.float64) * number
-        each = torch.zeros(number, dtype=torch.float64).index_add_(0, probe, terms)
-        error = float(each.std()) / math.sqrt(number) if number > 1 else math.nan
-        return float(each.mean()), error
+        found = self._over_probes(of(self.values))
+        return found.value, found.error
+
+    def interval(self, of: Any, level: float = 0.95) -> tuple[float, float]:
+        """Return the interval that holds the mean of f(eigenvalue) at the given level.
+
+        nan where the probes are not known. Raises InvalidValue for a level outside (0, 1).
+        """
+        found = self._over_probes(of(self.values))
+        reach = found.reach(level)
+        return found.value - reach, found.value + reach
 
     def mass_below(self, x: float = 0.0) -> tuple[float, float]:
-        """Return the share of eigenvalues below x, and its standard error over the probes."""
-        return self.mean(lambda values: values < x)
+        """Return the share of eigenvalues below x; its error is the standard error and what the nodes leave open."""
+        found = self._over_probes(self.values < x)
+        least, most = self._below(x)
+        return found.value, found.error + max(found.value - least, most - found.value)
+
+    def mass_interval(self, x: float = 0.0, level: float = 0.95) -> tuple[float, float]:
+        """Return the interval that holds the share of eigenvalues below x at the given level.
+
+        The nodes next to x leave open what lies on which side of it (Chebyshev, Markov, Stieltjes): a probe whose nodes
+        are theta_1 < ... sees between sum_{i < k} w_i and sum_{i <= k + 1} w_i below x, theta_k < x <= theta_{k+1}. So
+        where many eigenvalues crowd at x the interval is wide, and more `steps` narrow it, not more probes.
+        Raises InvalidValue for a level outside (0, 1).
+        """
+        reach = self._over_probes(self.values < x).reach(level)
+        if math.isnan(reach):
+            return 0.0, 1.0
+        least, most = self._below(x)
+        return max(least - reach, 0.0), min(most + reach, 1.0)
+
+    @property
+    def _chains(self) -> list[Tensor]:
+        """The places of each probe's nodes; none where they are not known."""
+        if self.probe is None:
+            return []
+        return [torch.where(self.probe == j)[0] for j in range(int(self.probe.max()) + 1)]
+
+    def _over_probes(self, terms: Tensor) -> Sampled:
+        """The mean of f over the spectrum from f at the nodes, (n_nodes,)."""
+        assert self.weights is not None and self.dimension is not None  # filled in by Spectrum
+        chains = self._chains
+        if not chains:
+            return Sampled(float(self.weights @ terms.to(torch.float64)), math.nan, 1)
+        terms, weights = terms.to(torch.float64), self.weights * len(chains)
+        means = torch.stack([weights[c] @ terms[c] for c in chains])
+        spreads = torch.stack([weights[c] @ (terms[c] - m).square() for c, m in zip(chains, means, strict=True)])
+        found = sampled(means, spreads, self.dimension)
+        drawn = 0.0 if len(chains[0]) == self.dimension else found.error
+        return found._replace(error=drawn + self._rounding * float(self.weights @ terms.abs()))
+
+    @property
+    def _rounding(self) -> float:
+        """What rounding may add, relative; as in float32 where a file does not tell."""
+        told = getattr(torch, str(self.provenance.get("dtype")), None)
+        dtype = told if isinstance(told, torch.dtype) and told.is_floating_point else torch.float32
+        return NOISE_FLOOR * torch.finfo(dtype).eps
+
+    def _below(self, x: float) -> tuple[float, float]:
+        """The least and the most that the probes may have seen below x."""
+        assert self.weights is not None and self.bounds is not None  # filled in by Spectrum
+        steps, blur = self.provenance.get("steps"), self._rounding * float(self.values.abs().max())
+        least = most = 0.0
+        for c in self._chains:
+            values, bounds, weights = self.values[c], self.bounds[c], self.weights[c]
+            if (isinstance(steps, int) and len(c) < steps) or len(c) == self.dimension:  # the chain ended: exact
+                least += float(weights[values + bounds < x].sum())
+                most += float(weights[values - bounds < x].sum())
+            else:
+                left, right = values < x - blur, values >= x + blur
+                least += float(weights[left].sum()) - float(weights[left][:1].sum())  # nodes stand largest first
+                most += 1 / len(self._chains) - float(weights[right].sum()) + float(weights[right][-1:].sum())
+        return least, most
 
     def smooth(self, grid: Tensor, width: float) -> Tensor:
         """Return the density on a grid as a view: each node a Gaussian of the given width, blurring what is finer."""
@@ -107,34 +170,15 @@ class Density(Spectrum):
 
     def __repr__(self) -> str:
         """A sentence."""
-        below, error = self.mass_below(0.0)
-        p = self.provenance
+        p, value, (low, high) = self.provenance, self.mass_below(0.0)[0], self.mass_interval(0.0)
         return "\nnote: ".join(
             [
                 f"Density of the {WHAT[self.operator]}, n = {self.dimension}: {p.get('probes', '?')} probes of "
                 f"{p.get('steps', '?')} steps, nodes from {float(self.values.min()):.4g} to "
-                f"{float(self.values.max()):.4g}, share below zero {below:.3g} ± {error:.2g}",
+                f"{float(self.values.max()):.4g}, share below zero {value:.3g}, 95% interval {low:.2g} to {high:.2g}",
                 *p.get("notes", ()),
             ]
         )
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A trace with a confidence interval [low, high] at `level`; `error` is the standard error."""
-
-    value: float
-    error: float
-    low: float
-    high: float
-    level: float
-    products: int
-    seconds: float
-    notes: tuple[str, ...] = ()
-
-    def _repr_html_(self) -> str:
-        """A sentence, for a notebook."""
-        return f"<p>trace {self.value:.6g}, {self.level:.0%} interval {self.low:.6g} to {self.high:.6g}</p>"
 
 
 def density(
@@ -149,8 +193,9 @@ def density(
     """Return the spectral density of an Objective's Hessian, or any operator, as nodes and weights.
 
     Each probe is a random unit vector; `steps` Lanczos products from it give Gauss quadrature, exact for polynomials of
-    degree 2 steps - 1 in the density that the probe sees. Mean over probes: tr f(A) / n = sum w f(node) for random
-    signs. bounds: the residual norms of the nodes. With `optimizer`, of the preconditioned operator, as `measure`.
+    degree 2 steps - 1 in the density that the probe sees. Mean over probes: tr f(A) / n = sum w f(node). bounds: the
+    residual norms of the nodes. With steps >= n one probe finds every eigenvalue, and each has the weight 1 / n. With
+    `optimizer`, of the preconditioned operator, as `measure`.
 
     Ctrl-C returns the probes that are finished, flagged as not converged. progress: as for `measure`.
     Raises InvalidValue for fewer than one probe or step. Source: Ghorbani, Krishnan, Xiao 2019 (arXiv 1901.10159).
@@ -176,7 +221,7 @@ def density(
             krylov = Krylov(operator, steps, generator)
             krylov.add()
             try:
-                while krylov.m < steps and krylov.pending:
+                while krylov.m < steps and (krylov.pending or (steps == operator.size and krylov.add())):
                     krylov.expand(0, krylov.product(0))
                     work.tell(phase=f"probe {probe + 1} of {probes}", products=products + krylov.products)
             except KeyboardInterrupt:
@@ -185,10 +230,13 @@ def density(
                 break
             ritz = krylov.ritz()
             nodes.append(ritz.values)
-            weights.append(ritz.mix[0].square())
+            weights.append(torch.full_like(ritz.values, 1 / krylov.m) if krylov.complete else ritz.mix[0].square())
             bounds.append(ritz.residuals)
             which.append(torch.full((krylov.m,), probe))
             products += krylov.products
+            if krylov.complete:
+                probes = 1
+                break
         values = torch.cat(nodes)
         order = values.argsort(descending=True)
         extra = {"method": "stochastic Lanczos quadrature", "probes": len(nodes), "steps": steps, "products": products}
@@ -204,70 +252,3 @@ def density(
             provenance={**measured_by(source, operator, seed), **extra},
             probe=torch.cat(which)[order],
         )
-
-
-def trace(
-    source: Any,
-    products: int = 40,
-    *,
-    level: float = 0.95,
-    seed: int = 0,
-    optimizer: torch.optim.Optimizer | None = None,
-    progress: Watch | bool | None = None,
-) -> Trace:
-    """Return the trace of an Objective's Hessian, or any operator, with a confidence interval: XTrace.
-
-    Half the products sketch the range, half work inside it; every test vector is judged by the sketch of the others:
-    t_i = tr(Q_i' A Q_i) + c_i u_i' A u_i, u_i = (I - Q_i Q_i') w_i. value = mean t_i; error = std(t_i) / sqrt(products
-    / 2); the interval is Student's. Exact when the operator's rank is below products / 2.
-
-    progress: as for `measure`. Raises InvalidValue for fewer than 6 products or a level outside (0, 1).
-    Source: Epperly, Tropp, Webber 2024 (arXiv 2301.07825).
-
-    >>> result = trace(torch.diag(torch.tensor([5.0, 2.0] + [0.0] * 98, dtype=torch.float64)), products=12)
-    >>> round(result.value, 9)
-    7.0
-    """
-    if products < 6 or not 0 < level < 1:
-        raise InvalidValue(f"trace: products={products} must be at least 6 and level={level} between 0 and 1")
-    began = time.perf_counter()
-    with task("trace", progress, "samples= on Objective, fewer products=") as work, working(source):
-        work.plan(PRODUCT * products, f"{products} products")
-        operator: Operator = Told(operator_of(source, optimizer=optimizer), work)
-        k, n = min(products // 2, operator.size), operator.size
-        if k == n:
-            whole = operator @ torch.eye(n, dtype=operator.dtype, device=operator.device)
-            value = float(whole.diagonal().double().sum())
-            return Trace(value, 0.0, value, value, level, n, time.perf_counter() - began, notes_of(source))
-        each = n * torch.finfo(operator.dtype).bits / 8
-        refuse_if_too_much(6 * k * each, free_bytes(operator.device), "the trace's sketch", "ask for fewer products=")
-        values = _xtrace(operator, k, torch.Generator().manual_seed(seed))
-    mean, error = float(values.mean()), float(values.std()) / math.sqrt(k)
-    reach = float(stats.t.ppf(0.5 + level / 2, k - 1)) * error
-    return Trace(mean, error, mean - reach, mean + reach, level, 2 * k, time.perf_counter() - began, notes_of(source))
-
-
-def _xtrace(operator: Operator, k: int, generator: torch.Generator) -> Tensor:
-    """The k leave-one-out estimates t_i, (k,) float64."""
-    n = operator.size
-    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    tests = torch.stack([vec.random_unit(n, generator, like) * math.sqrt(n) for _ in range(k)])
-    sketch = torch.stack([operator.matvec(w) for w in tests])
-    q, r = torch.linalg.qr(sketch.T)
-    basis = q.T.contiguous()
-    through = torch.stack([operator.matvec(v) for v in basis])
-    inner = torch.stack([vec.products(basis, z) for z in through])
-    inner = (inner + inner.T) / 2
-    size = r.diagonal().abs().double().cpu()
-    if float(size.min()) <= 100 * torch.finfo(operator.dtype).eps * float(size.max()):
-        return inner.trace().repeat(k)  # the sketch holds the whole range
-    right = r.double().cpu()
-    s = torch.linalg.inv(right).T
-    s = s / torch.linalg.vector_norm(s, dim=0)
-    w = torch.stack([vec.products(basis, t) for t in tests], dim=1)
-    x = w - s * (s * w).sum(0)
-    straight = torch.stack([vec.products(t[None], y)[0] for t, y in zip(tests, sketch, strict=True)])
-    outside = straight - 2 * (x * right).sum(0) + (x * (inner @ x)).sum(0)
-    scale = (n - k + 1) / (n - x.square().sum(0))
-    estimates: Tensor = inner.trace() - (s * (inner @ s)).sum(0) + scale * outside
-    return estimates
