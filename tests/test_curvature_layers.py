@@ -273,7 +273,7 @@ def test_custom_functions_that_mislead_in_silence_are_found_out() -> None:
     with pytest.warns(UserWarning, match="Silent is wrong"):
         result = measure(silent)
     assert abs(result.largest - exact) <= result.bounds[0]
-    with pytest.raises(RuntimeError, match="Silent is wrong"):
+    with pytest.raises(Unsupported, match="Silent is wrong"):
         measure(silent, method="graph")
 
 

@@ -155,19 +155,21 @@ def pending(
     notes = []
     if wake(stepper):
         notes.append(f"every lr is 0: the update is that of lr = {lr_of(stepper):g}")
+    both = zip(objective.model.parameters(), model.parameters(), strict=True)
+    pairs = [(p, q) for p, q in both if q.requires_grad]  # before a forward pass that adds some, or freezes some
     twin = objective.on(model)
     gradient: list[Tensor] = []
+    rows_only = isinstance(stepper, torch.optim.SparseAdam)  # it takes nothing else: the rows with a gradient
 
     def closure() -> Tensor:
         found = twin.gradient()
         gradient.append(found)
         for p, g in zip(twin.params, twin.split(found), strict=True):
-            p.grad = g.to(p.dtype)
+            p.grad = g.to(p.dtype).to_sparse(1) if rows_only else g.to(p.dtype)
         return torch.tensor(twin.value())
 
     take_step(stepper, closure)
-    pairs = zip(objective.model.parameters(), model.parameters(), strict=True)
-    update: dict[Tensor, Tensor] = {p: q.detach() - p.detach() for p, q in pairs if q.requires_grad}
+    update: dict[Tensor, Tensor] = {p: q.detach() - p.detach() for p, q in pairs}
     moves = objective.join([update[p] for p in objective.params])
     slope = float(moves.double() @ gradient[0].double())
     moving = {p: d for p, d in update.items() if bool((d != 0).any())}

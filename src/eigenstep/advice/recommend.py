@@ -15,7 +15,7 @@ from eigenstep.advice.recommendation import Candidate, Recommendation, put_setti
 from eigenstep.advice.rehearse import PROBE_BATCHES, Budget, Lane, Rehearsal, Stream
 from eigenstep.advice.search import FEWEST, Search
 from eigenstep.advice.verdict import DEAD_FROM
-from eigenstep.curvature import Objective
+from eigenstep.curvature import Objective, world
 from eigenstep.curvature.lanczos import Aim
 from eigenstep.curvature.objective import required
 from eigenstep.errors import InvalidValue, Unsupported
@@ -26,6 +26,8 @@ LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITT
 _LOSSES = 60  # evaluations of the probe, roughly: three a candidate, and the critical sharpness
 
 
+@world.with_gradients()
+@world.own_device()
 def recommend(
     objective: Objective,
     optimizer: torch.optim.Optimizer,

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from eigenstep.advice.copies import copied, set_lr, take_step
 from eigenstep.advice.critical import GIVE_A_FLOOR
-from eigenstep.curvature import Objective, keep
+from eigenstep.curvature import Objective, keep, world
 from eigenstep.curvature.batch import fingerprint
 from eigenstep.curvature.data import is_one_batch
+from eigenstep.curvature.evaluation import usable
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state
 from eigenstep.curvature.stream import readable
 from eigenstep.errors import EigenstepError, InvalidValue
@@ -75,7 +76,7 @@ class Stream:
         keep.seed_all(self.seed + len(self.kept))
         for _ in range(2):
             if self._iterator is None:
-                self._iterator = iter(self.source)
+                self._iterator = iter(world.as_caller(self.source))
             try:
                 batch = next(self._iterator)
             except StopIteration:
@@ -234,8 +235,9 @@ class Rehearsal:
 
         def closure() -> Tensor:
             optimizer.zero_grad(set_to_none=True)
-            loss = self.objective.loss(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with world.callers_device():
+                loss = self.objective.loss(model, usable(batch))
+                loss.backward()  # type: ignore[no-untyped-call]
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(params, self.clip)
             values.append(loss.detach())

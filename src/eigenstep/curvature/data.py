@@ -16,6 +16,7 @@ from eigenstep.curvature.batch import fingerprint, samples
 from eigenstep.curvature.keep import random_state, same_random_state, seed_all, set_random_state
 from eigenstep.curvature.loader import refuse_one_shot, same_hidden_state, seed_own
 from eigenstep.curvature.stream import Intake, readable
+from eigenstep.curvature.world import as_caller
 from eigenstep.errors import InvalidValue, Unsupported
 
 PerBatch = float | Sequence[float] | Callable[[Any], Any] | None
@@ -120,8 +121,9 @@ class Batches:
         if not any(self._counting):
             raise InvalidValue("Objective: every batch has weight 0; at least one must count")
         self.ignored = self._counting.count(False)
-        self.counts, self.weights = (list(itertools.compress(x, self._counting)) for x in (counts, weights))
         self.kept, self.digests = kept, digests
+        self.weights = list(itertools.compress(weights, self._counting))
+        self.counts = list(itertools.compress(counts, self._counting))  # last: an interrupted reading is begun anew
 
     def counts_in(self, batch: Any) -> bool:
         """Whether a batch of another loader would count: not if the user's function gives it weight 0."""
@@ -198,7 +200,7 @@ class Batches:
             for turn in range(times):
                 seed_all(0)
                 seed_own(self.source)
-                for number, batch in enumerate(self.source):
+                for number, batch in enumerate(as_caller(self.source)):
                     state = random_state()  # what the loss draws in between must not change the next batches
                     yield turn, intake.trimmed(batch, number)
                     set_random_state(state)

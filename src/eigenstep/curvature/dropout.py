@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
-from torch.overrides import TorchFunctionMode
+
+from eigenstep.curvature.repair import Repaired
 
 _DROPS = {
     *("dropout", "dropout_", "alpha_dropout", "alpha_dropout_", "feature_dropout", "feature_dropout_"),
@@ -12,8 +13,8 @@ _DROPS = {
 }
 
 
-class NoDropout(TorchFunctionMode):
-    """While active, every dropout returns its input, attention drops nothing; `met` counts the calls that would have.
+class NoDropout(Repaired):
+    """Repaired; and every dropout returns its input, attention drops nothing. `met` counts the calls that would have.
 
     Recurrent layers are not reached through Python: the number of their dropouts is set to 0 by `objective`.
     """
@@ -43,7 +44,7 @@ class NoDropout(TorchFunctionMode):
         elif func is F.multi_head_attention_forward and kwargs.get("training", True):
             kwargs["training"] = False
             self.met += bool(kwargs.get("dropout_p", args[10] if len(args) > 10 else 0.0))
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def recurrent_dropouts(model: nn.Module) -> list[nn.RNNBase]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.curvature.graph import refuse_dead_ends
+from eigenstep.curvature.graph import derivatives, first_line, has_no_second, leaves_of, refuse_dead_ends
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
 from eigenstep.errors import Unsupported
@@ -38,25 +38,41 @@ class GGNOperator(Operator):
         parts = [part.to(p.dtype) for part, p in zip(objective.split(vector), params, strict=True)]
         total = torch.zeros_like(vector)
         for i, (weight, batch) in enumerate(zip(objective.weights, objective.batches.costing(PRODUCT), strict=True)):
-            outputs, cut, loss = self._cut(i, batch, params)
-            if not outputs:
-                continue
-            dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
-            back = torch.autograd.grad(outputs, params, dummies, create_graph=True, materialize_grads=True)
-            if i == 0:
-                refuse_dead_ends(back)
-            moved = torch.autograd.grad(back, dummies, parts, materialize_grads=True)
-            slopes = torch.autograd.grad(loss, cut, create_graph=True, materialize_grads=True)
-            curved = [(s, m) for s, m in zip(slopes, moved, strict=True) if s.requires_grad]
-            if not curved:
+            try:
+                with objective.place(i):
+                    grads = self._product(i, batch, parts)
+            except (RuntimeError, NotImplementedError) as error:
+                if not has_no_second(error):
+                    raise
                 raise Unsupported(
-                    "GGNOperator: the loss is linear in the model's outputs (a loss computed inside the model?), so "
-                    "its Gauss-Newton matrix would be zero; compute the loss outside, from the model's predictions"
-                )
-            pulled = torch.autograd.grad([s for s, _ in curved], cut, [m for _, m in curved], materialize_grads=True)
-            grads = torch.autograd.grad(outputs, params, pulled, materialize_grads=True)
-            total.add_(objective.join(grads), alpha=weight)
+                    f"GGNOperator: a layer or the loss has no second derivatives ({first_line(error)}), which this "
+                    "product needs; measure curvature='hessian', which falls back to differences of gradients"
+                ) from error
+            if grads is not None:
+                total.add_(objective.join(grads), alpha=weight)
         return total
+
+    def _product(self, i: int, batch: Any, parts: list[Tensor]) -> tuple[Tensor, ...] | None:
+        """One batch's product; None where its loss reaches no parameter."""
+        params = self.objective.params
+        outputs, cut, loss = self._cut(i, batch, params)
+        if not outputs:
+            return None
+        dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
+        back = derivatives(outputs, params, dummies, create_graph=True)
+        if i == 0:
+            refuse_dead_ends(back)
+        live = [(b, part) for b, part in zip(back, parts, strict=True) if b.requires_grad]
+        moved = derivatives([b for b, _ in live], dummies, [part for _, part in live], retain_graph=True)
+        slopes = derivatives([loss], cut, create_graph=True)
+        curved = [(s, m) for s, m in zip(slopes, moved, strict=True) if s.requires_grad]
+        if not curved:
+            raise Unsupported(
+                "GGNOperator: the loss is linear in the model's outputs (a loss computed inside the model?), so "
+                "its Gauss-Newton matrix would be zero; compute the loss outside, from the model's predictions"
+            )
+        pulled = derivatives([s for s, _ in curved], cut, [m for _, m in curved])
+        return derivatives(outputs, params, pulled)
 
     def _cut(self, i: int, batch: Any, params: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The model's outputs, the detached copies that the loss was computed from, and that loss."""
@@ -84,6 +100,10 @@ class GGNOperator(Operator):
             loss = self.objective.checked_loss(i, batch)
         finally:
             handle.remove()
+        if not outputs and not loss.requires_grad:
+            return outputs, cut, loss
+        own = {id(p) for p in params}
+        stray = any(id(leaf) in own for leaf in leaves_of(loss))
         if not outputs and not loss.requires_grad:
             return outputs, cut, loss
         stray = loss.requires_grad and any(

@@ -5,8 +5,40 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from eigenstep.errors import Unsupported
+
+_NO_SECOND = (
+    "double backward",
+    "not implemented",
+    "once_differentiable",
+    "twice a function",
+    "higher order",
+    "does not require grad",
+)
+
+
+def derivatives(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor] | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> tuple[Tensor, ...]:
+    """torch.autograd.grad, zeros where nothing is reached, which lets function modes stand during the pass.
+
+    Given tensors, torch takes a mode away for the whole pass; given their edges it does not. Activation checkpointing
+    runs the forward pass again in there, and must find the mode that it found the first time.
+    """
+    ways = [get_gradient_edge(out) for out in outputs]
+    ends = [get_gradient_edge(x) for x in inputs]
+    starts = [torch.ones_like(out) for out in outputs] if weights is None else list(weights)
+    found = torch.autograd.grad(
+        ways, ends, starts, create_graph=create_graph, retain_graph=retain_graph, allow_unused=True
+    )
+    return tuple(torch.zeros_like(x) if d is None else d for d, x in zip(found, inputs, strict=True))
 
 
 def refuse_dead_ends(outputs: Sequence[Tensor]) -> None:
@@ -49,3 +81,13 @@ def refuse_hidden_parameters(loss: Tensor) -> None:
 def leaves_of(loss: Tensor) -> list[Tensor]:
     """The leaf tensors that a loss's graph reaches: those with a gradient of it, zero included."""
     return [node.variable for node in graph_of([loss]) if hasattr(node, "variable")]
+
+
+def has_no_second(error: Exception) -> bool:
+    """Whether an error of torch's says that something cannot be differentiated twice."""
+    return any(words in str(error) for words in _NO_SECOND)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

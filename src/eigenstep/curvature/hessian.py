@@ -1,7 +1,5 @@
 """Hessian-vector products: exact over a kept or a fresh graph, linearised, or by checked finite differences."""
 
-import itertools
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -10,24 +8,18 @@ from torch import Tensor
 
 from eigenstep.curvature import vectors as vec
 from eigenstep.curvature.checks import announce, refuse_change
-from eigenstep.curvature.graph import custom_functions, refuse_dead_ends
+from eigenstep.curvature.differences import Differences
+from eigenstep.curvature.graph import custom_functions, derivatives, first_line, has_no_second, refuse_dead_ends
 from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
 from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.tangent import tangent_of
 from eigenstep.errors import UnknownName, Unsupported
 from eigenstep.progress import PRODUCT, over
 
 Method = Literal["auto", "graph", "fresh", "linearize", "differences"]
 MISLED = 0.02  # a product this far from the differences of gradients, and ten times their error, is wrong
 DOUBLE = 3.0  # a graph for second derivatives keeps at most about this many times what a forward pass does
-_NO_SECOND = (
-    "double backward",
-    "not implemented",
-    "once_differentiable",
-    "twice a function",
-    "higher order",
-    "does not require grad",
-)
 
 
 class HessianOperator(Operator):
@@ -60,9 +52,10 @@ class HessianOperator(Operator):
         self.notes: list[str] = []
         self._kept: dict[int, Any] = {}
         self._versions: list[int] = []
-        self._step: float | None = None
+        self._differences = Differences(objective)
         self._looked: set[int] = set()  # batches whose graphs have been looked into: each may take another route
-        self._suspects: set[str] = set()  # custom functions, which may have no second derivative and not say so
+        self._custom: set[str] = set()  # the user's own autograd functions, by name
+        self._suspects: set[str] = set()  # those unchecked: they may have no second derivative and not say so
         self._as_checked = objective.point() == objective.facts.point
 
     @property
@@ -74,22 +67,27 @@ class HessianOperator(Operator):
     def matvec(self, vector: Tensor) -> Tensor:
         """Return H @ vector."""
         if self.method == "differences":
-            return self._difference(vector, self._step or self._choose_step(vector))
+            return self._differences.product(vector, self._step(vector))
         try:
             product = self._exact(vector)
             if self._suspects:
                 self._verify(vector, product)
             return product
         except (RuntimeError, NotImplementedError) as error:
-            if self.asked != "auto" or not any(words in str(error) for words in _NO_SECOND):
+            if not has_no_second(error):
                 raise
-            reason = str(error).splitlines()[0]
-            self.method = "differences"
-            self._kept.clear()
-            note = f"no second derivatives ({reason}): central differences of gradients were used"
-            announce(f"HessianOperator: {note}")
-            self.notes.append(note)
-            return self.matvec(vector)
+            reason = first_line(error)
+            if self.asked != "auto":
+                raise Unsupported(
+                    f"HessianOperator: method={self.asked!r}: no second derivatives ({reason}); use "
+                    "method='differences', or leave method out"
+                ) from error
+        self.method = "differences"
+        self._kept.clear()
+        note = f"no second derivatives ({reason}): central differences of gradients were used"
+        announce(f"HessianOperator: {note}")
+        self.notes.append(note)
+        return self.matvec(vector)
 
     def said(self) -> list[str]:
         """A fallback, and how the step of differences was chosen."""
@@ -99,8 +97,15 @@ class HessianOperator(Operator):
         """Return how far H @ vector may be off: half the step's change for differences, nothing for exact products."""
         if self.method != "differences":
             return 0.0
-        step = self._step or self._choose_step(vector)
-        return vec.norm(self._difference(vector, step) - self._difference(vector, step / 2))
+        step, product = self._step(vector), self._differences.product
+        return vec.norm(product(vector, step) - product(vector, step / 2))
+
+    def _step(self, vector: Tensor) -> float:
+        """The step of differences, chosen along the first vector."""
+        if self._differences.step is None:
+            self.notes.append(self._differences.choose(vector, ", ".join(sorted(self._custom))))
+        assert self._differences.step is not None  # chosen
+        return self._differences.step
 
     def _exact(self, vector: Tensor) -> Tensor:
         objective = self.objective
@@ -112,7 +117,10 @@ class HessianOperator(Operator):
         total = torch.zeros_like(vector)
         have_all = len(self._kept) == len(objective.weights)
         number = len(objective.weights)
-        batches = over([None] * number, number, PRODUCT) if have_all else objective.batches.costing(PRODUCT)
+        first = (
+            objective.batches if self.method == "linearize" else objective.batches.costing(PRODUCT)
+        )  # it records first
+        batches = over([None] * number, number, PRODUCT) if have_all else first
         for i, batch in enumerate(batches):
             kept = i in self._kept or i < self.keep
             product = self._kept[i] if i in self._kept else self._prepare(i, batch)
@@ -123,23 +131,30 @@ class HessianOperator(Operator):
 
     def _prepare(self, i: int, batch: Any) -> Any:
         """A function (parts, again) -> product of one batch's Hessian with the parts."""
-        objective, params = self.objective, self.objective.params
+        objective = self.objective
         if self.method == "linearize":
-            with warnings.catch_warnings():  # torch's own tracing warns about its own deprecations
-                warnings.simplefilter("ignore")
-                point = tuple(p.detach() for p in params)
-                _, tangent = torch.func.linearize(lambda *x: self._grad_at(i, batch, x), *point)
-            return lambda parts, again: tangent(*parts)
+            tangent = tangent_of(objective, i, batch, lambda parts: self._graph(i, batch)(parts, False))
+            return lambda parts, again: tangent(parts)
+        return self._graph(i, batch)
+
+    def _graph(self, i: int, batch: Any) -> Any:
+        """The same, over the graph of a gradient."""
+        with self.objective.place(i):
+            return self._built(i, batch)
+
+    def _built(self, i: int, batch: Any) -> Any:
+        objective, params = self.objective, self.objective.params
         loss = objective.checked_loss(i, batch)
         if self._as_checked:
             refuse_change(i, objective.facts.losses[i], float(loss.detach()), loss.dtype)
         if not loss.requires_grad:
             return lambda parts, again: [torch.zeros_like(p) for p in params]
-        grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+        grads = derivatives([loss], params, create_graph=True)
         new = i not in self._looked
         self._looked.add(i)
         if new:
-            self._suspects |= custom_functions(loss)
+            self._custom |= (found := custom_functions(loss))
+            self._suspects |= found
         live = [(g, k) for k, g in enumerate(grads) if g.requires_grad]
         if not live:
             return lambda parts, again: [torch.zeros_like(p) for p in params]
@@ -148,79 +163,33 @@ class HessianOperator(Operator):
             refuse_dead_ends(outputs)
 
         def product(parts: list[Tensor], again: bool) -> Any:
-            return torch.autograd.grad(
-                outputs, params, [parts[k] for _, k in live], retain_graph=again, materialize_grads=True
-            )
+            with objective.place(i):
+                return derivatives(outputs, params, [parts[k] for _, k in live], retain_graph=again)
 
         return product
-
-    def _grad_at(self, i: int, batch: Any, point: tuple[Tensor, ...]) -> Any:
-        tensors = {id(p): x for p, x in zip(self.objective.params, point, strict=True)}
-
-        def value(*inner: Tensor) -> Tensor:
-            place = dict(zip(tensors, inner, strict=True))
-            return self.objective.batch_loss(i, batch, place).reshape(())
-
-        return torch.func.grad(value, argnums=tuple(range(len(point))))(*point)
-
-    def _difference(self, vector: Tensor, step: float) -> Tensor:
-        """(g(w + h u) - g(w - h u)) |v| / 2h, u = v / |v|."""
-        length = vec.norm(vector)
-        if length == 0:
-            return torch.zeros_like(vector)
-        ahead = self.objective.gradient(self.objective.at(vector * (step / length)))
-        behind = self.objective.gradient(self.objective.at(vector * (-step / length)))
-        return (ahead - behind).mul_(length / (2 * step))
 
     def _verify(self, vector: Tensor, product: Tensor) -> None:
         """Compare a first product with differences; RuntimeError when a custom function's derivatives mislead."""
         names, self._suspects = ", ".join(sorted(self._suspects)), set()
+        differences = Differences(self.objective)
         try:
-            step = self._choose_step(vector)
+            differences.choose(vector)
         except Unsupported:
-            self.notes.append(f"the second derivatives of {names} could not be checked against differences")
-            return
-        rough, finer = self._difference(vector, step), self._difference(vector, step / 2)
-        self._step = None
-        self.notes.pop()
-        off = vec.norm(product - rough)
-        if off > max(10 * vec.norm(rough - finer), MISLED * vec.norm(rough)):
-            raise RuntimeError(
-                f"double backward through {names} is wrong: its products are off by {off / vec.norm(rough):.2g}"
-            )
-
-    def _choose_step(self, vector: Tensor) -> float:
-        """Pick the step at which halving changes the product least, from a ladder around (epsilon)^(1/3) |w|.
-
-        Too small a step drowns in rounding, too large a one in the third derivative: between them is a plateau.
-        """
-        self._check_places()
-        scale = max(vec.norm(self.objective.join(self.objective.params)), 1e-3)
-        epsilon = max(torch.finfo(p.dtype).eps for p in self.objective.params)
-        ladder = [scale * epsilon ** (1 / 3) * 4.0**k for k in range(1, -5, -1)]
-        products = [self._difference(vector, h) for h in ladder]
-        changes = [vec.norm(a - b) for a, b in itertools.pairwise(products)]
-        best = min(range(len(changes)), key=changes.__getitem__)
-        size = vec.norm(products[best])
-        self._step = ladder[best]
+            if not differences.surrogate():
+                self.notes.append(f"the second derivatives of {names} could not be checked against differences")
+                return
+        step = differences.step
+        if step is not None:
+            rough, finer = differences.product(vector, step), differences.product(vector, step / 2)
+            off = vec.norm(product - rough)
+            if off <= max(10 * vec.norm(rough - finer), MISLED * vec.norm(rough)):
+                return
+            if not differences.surrogate():
+                size = max(vec.norm(rough), vec.norm(product))
+                raise RuntimeError(
+                    f"double backward through {names} is wrong: its products are off by {off / size:.2g}"
+                )
         self.notes.append(
-            f"difference step {self._step:.3g}, chosen; a product changes by {changes[best] / (size or 1):.2g} of "
-            "itself"
+            f"the gradient through {names} is not the loss's own slope (straight-through, or another surrogate): the "
+            "curvature is the derivative of that gradient, which steps larger than its jumps meet, not the loss's own"
         )
-        if not changes[best] <= 0.5 * size and size > 0:
-            raise Unsupported(
-                "HessianOperator: no step gives a trustworthy difference of gradients (the loss is too rough or its "
-                "precision too low); use float32 or float64 parameters, or a model with second derivatives"
-            )
-        return self._step
-
-    def _check_places(self) -> None:
-        """Refuse a loss that reaches parameters otherwise than through the model: moving them would not be seen."""
-        direct = self.objective.gradient()
-        zero = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        placed = self.objective.gradient(self.objective.at(zero))
-        if vec.norm(direct - placed) > 1e-3 * max(vec.norm(direct), 1e-30):
-            raise Unsupported(
-                "HessianOperator: the loss reaches parameters otherwise than through its `model` argument, so they "
-                "cannot be moved; write loss(model, batch) in terms of `model` only"
-            )

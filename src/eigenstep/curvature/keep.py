@@ -1,15 +1,18 @@
 """Leave what the user owns as it was: RNGs, modes, buffers, gradients; and put other tensors in a model's place."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eigenstep.curvature.contents import Contents
 from eigenstep.curvature.parameters import parts_of
+from eigenstep.curvature.undo import undone
 from eigenstep.errors import InvalidValue
 
 
@@ -32,11 +35,8 @@ def set_random_state(state: tuple[Any, ...]) -> None:
 @contextmanager
 def same_random_state() -> Iterator[None]:
     """Give the global generators' states back as they were, whatever happens inside."""
-    state = random_state()
-    try:
+    with undone(partial(set_random_state, random_state())):
         yield
-    finally:
-        set_random_state(state)
 
 
 def seed_all(seed: int) -> None:
@@ -50,43 +50,38 @@ def seed_all(seed: int) -> None:
 def same_gradients(model: nn.Module) -> Iterator[None]:
     """Take every .grad away and bring it back untouched, so that a stray backward() inside fills nothing."""
     saved = [(p, p.grad) for p in model.parameters()]
-    try:
-        for p, _ in saved:
-            p.grad = None
-        yield
-    finally:
+
+    def put_back() -> None:
         for p, grad in saved:
             p.grad = grad
 
+    with undone(put_back):
+        for p, _ in saved:
+            p.grad = None
+        yield
+
 
 @contextmanager
-def same_attributes(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass sets on its modules: counters, caches, weights computed from others."""
-    saved = [(m, dict(vars(m))) for m in model.modules()]
-    try:
+def same_contents(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass sets or changes on its modules: counters, caches, hooks, flags."""
+    with undone(Contents(model).put_back):
         yield
-    finally:
-        for module, before in saved:
-            now = module.__dict__
-            for key in now.keys() - before.keys():
-                del now[key]
-            for key, value in before.items():
-                if now.get(key) is not value:
-                    now[key] = value
 
 
 @contextmanager
 def same_parameters(model: nn.Module) -> Iterator[None]:
     """Undo, and refuse, what a loss does to the parameters in place."""
     saved = [(p, p._version, p.detach().clone()) for p in model.parameters()]
-    changed = False
-    try:
-        yield
-    finally:
+    changed: list[Tensor] = []
+
+    def put_back() -> None:
         for p, version, copy in saved:
             if p._version != version or not torch.equal(p.detach(), copy):
+                changed.append(p)
                 p.data.copy_(copy)
-                changed = True
+
+    with undone(put_back):
+        yield
     if changed:
         raise InvalidValue("Objective: the loss changes the model's parameters in place; it must only read them")
 
@@ -95,16 +90,18 @@ def same_parameters(model: nn.Module) -> Iterator[None]:
 def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
     """Run in 'eval', or in 'train': then a model that is training now keeps each module's own mode."""
     saved = [(m, m.training) for m in model.modules()]
-    try:
+
+    def put_back() -> None:
+        for m, training in saved:
+            m.training = training
+
+    with undone(put_back):
         for part in parts_of(model):
             if mode == "eval":
                 part.eval()
             elif not part.training:
                 part.train()
         yield
-    finally:
-        for m, training in saved:
-            m.training = training
 
 
 @contextmanager
@@ -113,22 +110,22 @@ def replaced(model: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
 
     Lists of parameters that modules keep beside their registered ones (torch's recurrent layers do) are exchanged too.
     """
-    undo: list[tuple[Any, Any, Any]] = []
-    try:
-        for module in model.modules():
-            for store in (module._parameters, module._buffers):
-                for name, value in store.items():
-                    if id(value) in tensors:
-                        undo.append((store, name, value))
-                        store[name] = tensors[id(value)]  # type: ignore[assignment]
-            for name, value in list(vars(module).items()):
-                if isinstance(value, list) and any(id(v) in tensors for v in value):
-                    undo.append((module.__dict__, name, value))
-                    module.__dict__[name] = [tensors.get(id(v), v) for v in value]
+    changes: list[tuple[Any, Any, Any, Any]] = []
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            changes += [(store, name, v, tensors[id(v)]) for name, v in store.items() if id(v) in tensors]
+        for name, value in vars(module).items():
+            if isinstance(value, list) and any(id(v) in tensors for v in value):
+                changes.append((module.__dict__, name, value, [tensors.get(id(v), v) for v in value]))
+
+    def put_back() -> None:
+        for store, name, old, _ in changes:
+            store[name] = old
+
+    with undone(put_back):
+        for store, name, _, new in changes:
+            store[name] = new
         yield
-    finally:
-        for store, name, value in reversed(undo):
-            store[name] = value
 
 
 def copied_buffers(model: nn.Module) -> dict[int, Tensor]:
@@ -137,10 +134,15 @@ def copied_buffers(model: nn.Module) -> dict[int, Tensor]:
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run compiled models, and compiled parts, as the modules they are: torch.compile has no second derivatives."""
-    if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
+def set_to(things: Sequence[Any], name: str, value: Any) -> Iterator[None]:
+    """Give some objects' attribute another value."""
+    saved = [(thing, getattr(thing, name)) for thing in things]
+
+    def put_back() -> None:
+        for thing, old in saved:
+            setattr(thing, name, old)
+
+    with undone(put_back):
+        for thing, _ in saved:
+            setattr(thing, name, value)
         yield

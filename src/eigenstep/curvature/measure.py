@@ -2,7 +2,7 @@
 
 import platform
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from eigenstep.curvature.objective import Objective
 from eigenstep.curvature.operators import Operator, as_operator
 from eigenstep.curvature.preconditioned import ScaledOperator, unit_of
 from eigenstep.curvature.report import Clock, Measurement
+from eigenstep.curvature.world import own_device
 from eigenstep.errors import InvalidValue, UnknownName
 from eigenstep.progress import PRODUCT, Task, Watch, task
 from eigenstep.spectrum import Covers
@@ -119,7 +120,7 @@ def notes_of(source: Any) -> tuple[str, ...]:
 
 def working(source: Any) -> AbstractContextManager[None]:
     """What to enter around the use of a source's operator: an Objective's session, else nothing."""
-    return source.session() if isinstance(source, Objective) else nullcontext()
+    return source.session() if isinstance(source, Objective) else own_device()
 
 
 def _capacity(operator: Operator, aim: Aim, basis: int | None) -> int:

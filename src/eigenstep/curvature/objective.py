@@ -2,21 +2,19 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eigenstep import progress
-from eigenstep.curvature import keep, repair
-from eigenstep.curvature.batch import loose
-from eigenstep.curvature.checks import checked, refuse_change
+from eigenstep.curvature import keep
+from eigenstep.curvature.checks import refuse_change
 from eigenstep.curvature.data import Batches, PerBatch
 from eigenstep.curvature.dropout import NoDropout, recurrent_dropouts
+from eigenstep.curvature.evaluation import Dropout, Evaluation, Loss, Mode
 from eigenstep.curvature.graph import leaves_of, refuse_hidden_parameters
 from eigenstep.curvature.loader import subset_note
 from eigenstep.curvature.mean import not_a_mean
@@ -24,9 +22,6 @@ from eigenstep.curvature.memory import free_bytes
 from eigenstep.curvature.parameters import LINE, chosen_parameters, refuse_criterion, refuse_wrapped, together
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
 
-Loss = Callable[[Any, Any], Tensor]
-Mode = Literal["train", "eval"]
-Dropout = Literal["off", "fixed"]
 Reduction = Literal["mean", "sum"]
 ONE_EACH = "the loss is a batch's sum: judged for a loop that makes one update a batch, so by the mean over batches"
 NOT_TRAINED = "not the curvature that your optimiser sees: BatchNorm is in eval mode"
@@ -45,7 +40,7 @@ class Facts:
     point: tuple[float, ...]
 
 
-class Objective:
+class Objective(Evaluation):
     """The loss that is trained, as a function of the model's parameters on fixed data: L(w) = sum_b c_b loss(model, b).
 
     model: a module, or several that are trained together, as a list or dict (a model and a criterion with parameters):
@@ -112,6 +107,7 @@ class Objective:
             self.dtype = torch.promote_types(self.dtype, p.dtype)
         self.memory = float(memory) if memory is not None else free_bytes(self.device) / 2
         self.batches = Batches(data, batch_size, self.memory / 2, weight, samples=samples)
+        self._placed, self._no_dropout = None, NoDropout()
         self._facts: Facts | None = None
         self._inherits = False  # whether the parameters are another objective's, reached here or not
 
@@ -193,82 +189,6 @@ class Objective:
             return [1.0] * len(given)
         total = math.fsum(given)
         return [weight / total for weight in given]
-
-    def split(self, vector: Tensor) -> list[Tensor]:
-        """Return a vector (n,) as tensors shaped like the parameters."""
-        parts = torch.split(vector, [p.numel() for p in self.params])
-        return [part.view_as(p) for part, p in zip(parts, self.params, strict=True)]
-
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return tensors shaped like the parameters as one vector (n,)."""
-        return torch.cat([part.detach().reshape(-1).to(self.dtype) for part in parts])
-
-    def named(self, vector: Tensor) -> dict[str, Tensor]:
-        """Return a vector (n,) as a dict of parameter-shaped tensors."""
-        return dict(zip(self.names, self.split(vector), strict=True))
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """What a public call needs around its work: whatever happens inside, the user's things are restored."""
-        with ExitStack() as stack:
-            stack.enter_context(keep.same_random_state())
-            stack.callback(self.batches.close)
-            stack.enter_context(keep.same_gradients(self.model))
-            stack.enter_context(keep.same_attributes(self.model))
-            stack.enter_context(keep.in_mode(self.model, self.mode))
-            stack.enter_context(keep.uncompiled(self.model))
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            yield
-
-    def batch_loss(self, number: int, batch: Any, tensors: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Return loss(model, batch), inside a session; `tensors[id(p)]`, where given, takes p's place."""
-        place = {**keep.copied_buffers(self.model), **(tensors or {})}
-        with ExitStack() as stack:
-            stack.enter_context(keep.replaced(self.model, place))
-            if repair.needed(self.model):
-                stack.enter_context(repair.Repaired())
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the only attention with second derivatives
-            if self.device.type == "cuda":
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # cuDNN's recurrent layers have none
-            if self.dropout == "fixed":
-                keep.seed_all(self.seed + number)
-            elif self.mode == "train":
-                self._no_dropout = stack.enter_context(NoDropout())
-                for layer in recurrent_dropouts(self.model):
-                    stack.callback(setattr, layer, "dropout", layer.dropout)
-                    layer.dropout = 0.0
-            return self.loss(self.model, loose(batch))
-
-    def checked_loss(self, number: int, batch: Any, tensors: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Return a batch's loss, refused unless it is one finite real number."""
-        return checked(self.batch_loss(number, batch, tensors), number)
-
-    def value(self, tensors: Mapping[int, Tensor] | None = None) -> float:
-        """Return L, inside a session, without a graph; summed in float64."""
-        with torch.no_grad():
-            losses = [
-                float(self.batch_loss(i, b, tensors)) for i, b in enumerate(self.batches.costing(progress.FORWARD))
-            ]
-        return sum(c * value for c, value in zip(self.weights, losses, strict=True))
-
-    def gradient(self, tensors: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Return the gradient of L, (n,), inside a session; at `tensors` where given."""
-        points = [p if tensors is None else tensors[id(p)] for p in self.params]
-        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for i, (c, batch) in enumerate(zip(self.weights, self.batches.costing(progress.GRADIENT), strict=True)):
-            loss = self.checked_loss(i, batch, tensors)
-            if loss.requires_grad:
-                grads = torch.autograd.grad(loss, points, materialize_grads=True)
-                total.add_(self.join(grads), alpha=c)
-        return total
-
-    def at(self, vector: Tensor) -> dict[int, Tensor]:
-        """Return the parameters moved by `vector` (n,), as new leaves to be given as `tensors`."""
-        moved = [
-            (p.detach() + d.to(p.dtype)).requires_grad_() for p, d in zip(self.params, self.split(vector), strict=True)
-        ]
-        return {id(p): m for p, m in zip(self.params, moved, strict=True)}
 
     def _check(self) -> Facts:
         """Evaluate every batch's loss, the first one's twice, and say what is wrong; which parameters they reach."""

@@ -113,6 +113,11 @@ def chosen_parameters(model: nn.Module, patterns: str | Sequence[str] | None) ->
         raise InvalidValue(
             f"Objective: parameter {lazy[0]!r} of a lazy module has no shape yet; run one batch through the model first"
         )
+    if made := [name for name, p in every.items() if p.is_inference()]:
+        raise InvalidValue(
+            f"Objective: parameter {made[0]!r} was made under torch.inference_mode() and can never have a gradient; "
+            "build or load the model outside of it"
+        )
     trainable = {name: p for name, p in every.items() if p.requires_grad}
     if not trainable:
         raise InvalidValue(
