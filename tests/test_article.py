@@ -116,7 +116,7 @@ def test_every_optimiser_tuned_alike(results: Results) -> None:
 @pytest.mark.parametrize("name", [c.name for c in CONTENDERS[:-1] if not c.fixed])
 def test_no_lr_does_better(results: Results, name: str) -> None:
     best = next(one for one in results.tuned if one.name == name)
-    lr = best.lr * torch.linspace(0.2, 1.3, 3001, dtype=torch.float64)
+    lr = best.lr * torch.linspace(0.2, 1.3, 9001, dtype=torch.float64)  # fine enough for a window of 1 in 3,000
     counts = settled_counts(best.rule, lr, 400).nan_to_num(math.inf)
     assert counts.min() == best.measured
 

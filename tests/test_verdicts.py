@@ -87,7 +87,9 @@ def adamw(model: nn.Module, lr: float = 1e-3) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr)
 
 
-@pytest.mark.parametrize("name", ASLEEP)
+@pytest.mark.parametrize(
+    "name", [n if n == "LoRA of rank 2" else pytest.param(n, marks=pytest.mark.slow) for n in ASLEEP]
+)
 def test_what_wakes_after_the_first_updates_is_not_dead(name: str) -> None:
     torch.manual_seed(1)
     model, batch = ASLEEP[name](), data()
@@ -195,11 +197,14 @@ BOUNDED: dict[str, Callable[[Tensor], Tensor]] = {
     "a floor of zero at infinity": lambda w: torch.exp(-w).sum(),
     "a plateau below": lambda w: torch.tanh(w).sum(),
 }
+MORE = [name for name in [*BOTTOMLESS, *BOUNDED] if name not in ("a slope", "a plateau below")]
 METHODS = [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.Adam(p, lr=0.01)]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=["SGD", "Adam"])
-@pytest.mark.parametrize("name", [*BOTTOMLESS, *BOUNDED])
+@pytest.mark.parametrize(
+    "name", ["a slope", "a plateau below", *[pytest.param(n, marks=pytest.mark.slow) for n in MORE]]
+)
 def test_only_a_loss_without_a_floor_is_called_unbounded(
     name: str, method: Callable[..., torch.optim.Optimizer]
 ) -> None:

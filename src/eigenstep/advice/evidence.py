@@ -13,12 +13,13 @@ from eigenstep.advice.diagnosis import Diagnosis
 from eigenstep.advice.direction import direction_of
 from eigenstep.advice.edge import Edge, edge_of
 from eigenstep.advice.limit import Limit, limit_now, ratio_alone
+from eigenstep.advice.orbit import orbit_of
 from eigenstep.advice.silence import silence_of
 from eigenstep.advice.slow import Slowness, one_rule, slowness
 from eigenstep.advice.spread import Spread, spread_of
 from eigenstep.advice.trial import Trial, trial_of
 from eigenstep.advice.verdict import Facts, Silence, code_of, one_step_sentence, sentence_of
-from eigenstep.advice.whatif import Change, what_if
+from eigenstep.advice.whatif import HALF, Change, what_if
 from eigenstep.bridge import rule_of
 from eigenstep.curvature import Measurement, Objective, measure, shares
 from eigenstep.curvature import vectors as vec
@@ -97,11 +98,17 @@ class Evidence:
             alone_each = tuple(limit.alone.values())
             where, origin = direction.where, direction.origin
             facts = replace(facts, where=where, origin=origin, alone=alone_each, nesterov_off=off)
-        if critical is not None and linear is not None:
+        half = next((change for change in changes if change.name == HALF), None)
+        if half is not None and half.tenfold is not None and changes[0].tenfold is not None:
+            facts = replace(facts, raised=(half.lr, half.tenfold, changes[0].tenfold))
+        code = code_of(facts)
+        if code == "done" or (code in ("adapts", "edge") and not facts.young):
+            found = orbit_of(self.objective, self.optimizer, None if limit is None else limit.sharpness)
+            facts = replace(facts, orbit=None if found is None else found.words())
+        if critical is not None and linear is not None and code != "done":
             name = type(self.optimizer).__name__
             code, sentence = "one-step", one_step_sentence(name, critical.multiple, critical.reason)
         else:
-            code = code_of(facts)
             lr, edge_lr = (limit.lr, limit.max_stable_lr) if limit is not None else (0.0, 0.0)
             sentence = sentence_of(code, facts, lr, edge_lr)
         return Diagnosis(

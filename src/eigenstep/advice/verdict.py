@@ -57,7 +57,8 @@ class Facts:
     of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. clip: the factor
     that clipping puts on the update. batch_high, batch_times: over mini-batches. where, origin: of the sharp direction.
     alone: each group's own ratio. nesterov_off: the ratio without Nesterov's look-ahead, where there is one.
-    bottomless: words for a loss that falls without a floor along the next update.
+    orbit: words for what an optimizer that does not converge ends in. raised: half the limit, the updates to a tenth
+    there, and those as it is. bottomless: words for a loss that falls without a floor along the next update.
     """
 
     ratio: float | None = None
@@ -84,6 +85,8 @@ class Facts:
     alone: tuple[float, ...] = ()
     nesterov_off: float | None = None
     bottomless: str | None = None
+    orbit: str | None = None
+    raised: tuple[float, float, float] | None = None
 
 
 def code_of(f: Facts) -> str:
@@ -146,14 +149,14 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
         "expect oscillation; this is no prediction of divergence." + _tried(f),
         "warm-up": f"Needs a warm-up: with second moments this young, {above}, and some updates tried on copies raise "
         "the loss. Begin at the limit, and raise the lr while sharpness falls.",
-        "crawling": f"Crawling: {here}. It takes {0.5 / (f.ratio or math.inf):.0f} times as many updates as half the "
-        "limit would.",
+        "crawling": f"Crawling: {here}. {_raise_it(f, limit)}",
         "saddle": "At a saddle: the gradient has almost nothing to offer while the curvature goes down. No lr mends "
         "that; a perturbation or an unsymmetrical initialisation does.",
         "dead": f"Dead: neither gradient nor curvature reaches {f.silence.share - f.silence.wakes:.0%} of the "
         "parameters, nor does a gradient once the others have moved; the lr is irrelevant. Look at the "
         "initialisation, the activations and the inputs.",
-        "done": "Nothing left to do: what the loss can still lose here is negligible; any stable lr will do.",
+        "done": "Nothing left to do: what the loss can still lose here is negligible"
+        + ("; any stable lr will do." if f.orbit is None else "."),
         "clipped": f"Held by clipping: {above}, but clipping shortens the update to {_percent(f.clip)}. Where the "
         "gradient becomes small it no longer does, and the optimizer leaves again.",
         "noisy": f"Noisy: {here} on all the data, but of single mini-batches it is up to {f.batch_high or 0.0:.3g} "
@@ -165,6 +168,8 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
 
 def _hints(code: str, f: Facts) -> Iterator[str]:
     """What else a reader should know at once."""
+    if f.orbit is not None:
+        yield f.orbit if code == "done" else f"Near a minimum: {f.orbit[0].lower()}{f.orbit[1:]}"
     if f.bottomless is not None:
         yield f"{f.bottomless[0].upper()}{f.bottomless[1:]}."
     if f.silence.wakes >= DEAD_FROM:
@@ -196,6 +201,20 @@ def one_step_sentence(name: str, multiple: float | None, reason: str | None) -> 
         "it raises the loss as it is" if multiple <= 1 else f"it raises the loss once made {multiple:.3g} times as long"
     )
     return f"{head}{rises}. A one-step quantity: it says nothing of the steps after."
+
+
+def _raise_it(f: Facts, limit: float) -> str:
+    """How much sooner half the limit would be there: by the table of changes, where its direction curves upwards."""
+    if f.raised is None:
+        times = 0.5 / (f.ratio or 0.5)
+        return (
+            f"Raise it, up to about half the limit, {limit / 2:.3g}: each update is {times:,.0f} times as long there."
+        )
+    lr, there, here = f.raised
+    return (
+        f"Raise it: at half the limit, lr {lr:.3g}, the error in the direction of the gradient's median curvature "
+        f"shrinks to a tenth in {there:,.0f} updates, as it is in {here:,.0f}."
+    )
 
 
 def _tried(f: Facts) -> str:

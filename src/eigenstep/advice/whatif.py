@@ -1,4 +1,4 @@
-"""What a change would do: momentum, Nesterov, Adam, half the lr, decay, each with its limit and its rate."""
+"""What a change would do: half the lr or the limit, momentum, Nesterov, Adam, decay, each with its limit and rate."""
 
 import math
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ from eigenstep.rules.adaptive import AdaptiveRule
 from eigenstep.theory import max_stable_lr, radii
 from eigenstep.theory.limits import frozen_limit, largest_stable_eigenvalue, momentum_of, with_momentum
 
+HALF = "half the limit"  # the row, and the lr: steep directions are as fast as they get, flat ones half that
+_SAME = 0.05  # an lr this close to half its limit is already there
 _MOMENTUM, _DECAY = 0.9, 0.01  # what people try first
 _SGD = (GradientDescent, Momentum, HeavyBall, EMAMomentum, Nesterov)
 
@@ -30,10 +32,10 @@ _SGD = (GradientDescent, Momentum, HeavyBall, EMAMomentum, Nesterov)
 class Change:
     """One row: the largest stable lr with the change made, where the row's lr stands to it, and the rate there.
 
-    rate: the factor per update, and tenfold: the updates to a tenfold shrink, of the error in the direction of the
-    gradient's median eigenvalue (half of its squared length lies in flatter ones), preconditioner frozen. None where
-    that direction grows, or the change has another spectrum; so is largest_stable, the eigenvalue that the row's lr
-    bears, in the rule's own units.
+    rate: the factor per update, and tenfold: the updates to a tenfold shrink (at least 1), of the error in the
+    direction of the gradient's median eigenvalue (half of its squared length lies in flatter ones), preconditioner
+    frozen. None where that direction grows, or the change has another spectrum; so is largest_stable, the eigenvalue
+    that the row's lr bears, in the rule's own units.
     """
 
     name: str
@@ -62,6 +64,9 @@ def what_if(
     sharp = float(scale.own(torch.tensor(top, dtype=torch.float64)))
     slow = None if middle is None else float(scale.own(torch.tensor(middle, dtype=torch.float64)))
     rows = [_row("as it is", rule, sharp, slow), _row("half the lr", rule.replace(lr=float(rule.lr) / 2), sharp, slow)]
+    edge = rows[0].max_stable_lr
+    if 0 < edge < math.inf and abs(rows[0].ratio - 0.5) > _SAME:
+        rows.append(_row(HALF, rule.replace(lr=edge / 2), sharp, slow))
     if isinstance(rule, _SGD):
         rows += _descent_rows(rule, sharp, slow)
     elif isinstance(rule, AdaptiveRule) and (beta := momentum_of(rule)) is not None:
@@ -122,6 +127,6 @@ def _row(name: str, rule: LinearRule, sharp: float, slow: float | None) -> Chang
     sharpness = torch.tensor(sharp, dtype=torch.float64)
     edge = float(frozen_limit(rule, sharpness)) if sharp > 0 else math.inf
     rate = None if slow is None else float(radii(rule, torch.tensor([slow], dtype=torch.float64))[0])
-    tenfold = None if rate is None or not 0 < rate < 1 else -math.log(10) / math.log(rate)
+    tenfold = None if rate is None or not rate < 1 else max(-math.log(10) / math.log(max(rate, 1e-9)), 1.0)
     lr = float(rule.lr)
     return Change(name, lr, edge, lr / edge if edge else math.inf, rate, tenfold, largest_stable_eigenvalue(rule))

@@ -194,8 +194,8 @@ def density(
 
     Each probe is a random unit vector; `steps` Lanczos products from it give Gauss quadrature, exact for polynomials of
     degree 2 steps - 1 in the density that the probe sees. Mean over probes: tr f(A) / n = sum w f(node). bounds: the
-    residual norms of the nodes. With steps >= n one probe finds every eigenvalue, and each has the weight 1 / n. With
-    `optimizer`, of the preconditioned operator, as `measure`.
+    residual norms of the nodes, the products' own error included. With steps >= n one probe finds every eigenvalue,
+    each of weight 1 / n. With `optimizer`, of the preconditioned operator, as `measure`.
 
     Ctrl-C returns the probes that are finished, flagged as not converged. progress: as for `measure`.
     Raises InvalidValue for fewer than one probe or step. Source: Ghorbani, Krishnan, Xiao 2019 (arXiv 1901.10159).
@@ -231,7 +231,7 @@ def density(
             ritz = krylov.ritz()
             nodes.append(ritz.values)
             weights.append(torch.full_like(ritz.values, 1 / krylov.m) if krylov.complete else ritz.mix[0].square())
-            bounds.append(ritz.residuals)
+            bounds.append(ritz.residuals + operator.error(krylov.rows[0]))
             which.append(torch.full((krylov.m,), probe))
             products += krylov.products
             if krylov.complete:

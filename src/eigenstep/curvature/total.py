@@ -51,7 +51,7 @@ def trace(
     Half the products build a Krylov space Q of k dimensions from a random start, whose share is exact: tr Q'AQ. The
     others go to random unit vectors u outside it, independent of Q and of each other: tr A = tr Q'AQ + (n - k) E u'Au.
     So the value is unbiased, the error follows from the variance of u'Au, a theorem (see `sampling`), and the interval
-    is Student's, with a degree of freedom for each u, and what rounding may add.
+    is Student's, with a degree of freedom for each u, and what rounding and the products' own method may add.
     Exact where products >= n, and where fewer than products / 2 eigenvalues are not 0, all different. An eigenvalue
     that is repeated enters Q about once: then the interval is wider, not wrong.
 
@@ -67,12 +67,15 @@ def trace(
     began = time.perf_counter()
     with task("trace", progress, "samples= on Objective, fewer products=") as work, working(source):
         work.plan(PRODUCT * products, f"{products} products")
-        operator = Told(operator_of(source, optimizer=optimizer), work)
+        inner = operator_of(source, optimizer=optimizer)
+        operator = Told(inner, work)
         n, k = operator.size, products // 2
         epsilon = torch.finfo(operator.dtype).eps
         if n <= products:
-            diagonal = (operator @ torch.eye(n, dtype=operator.dtype, device=operator.device)).diagonal().double()
-            value, error, reach = float(diagonal.sum()), 0.0, NOISE_FLOOR * epsilon * float(diagonal.abs().sum())
+            units = torch.eye(n, dtype=operator.dtype, device=operator.device)
+            diagonal = (operator @ units).diagonal().double()
+            value, error = float(diagonal.sum()), 0.0
+            reach = NOISE_FLOOR * epsilon * float(diagonal.abs().sum()) + n * inner.error(units[0])
         else:
             each = n * torch.finfo(operator.dtype).bits / 8
             refuse_if_too_much(
@@ -88,7 +91,7 @@ def trace(
             means, spreads = torch.tensor(outside, dtype=torch.float64).T
             found = sampled(means, spreads, n - k)
             value, error = float(krylov.T.trace()) + (n - k) * found.value, (n - k) * found.error
-            reach = (n - k) * found.reach(level) + k * krylov.noise
+            reach = (n - k) * found.reach(level) + k * (krylov.noise + inner.error(krylov.rows[0]))
     spent = min(n, products)
     return Trace(
         value, error, value - reach, value + reach, level, spent, time.perf_counter() - began, notes_of(source)
