@@ -61,7 +61,8 @@ class Objective(Evaluation):
     reaches on none of the batches are left out, and named in `notes`. memory: bytes for kept graphs and data (default:
     half of what is free).
 
-    The model, its buffers, modes and gradients, and all random states are left bit for bit, also after an error or
+    The model, its buffers, modes, gradients, hooks and what its attributes hold, and all random states are left bit for
+    bit, also after an error or
     Ctrl-C. Raises InvalidValue, UnknownName or Unsupported with a remedy, at the first use at the latest.
 
     >>> model = torch.nn.Linear(2, 1)

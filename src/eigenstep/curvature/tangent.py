@@ -27,7 +27,7 @@ def tangent_of(objective: Objective, i: int, batch: Any, exact: Product) -> Prod
 
     Raises Unsupported where torch cannot record the loss, or records it wrongly: in torch 2.13 its constants are
     overwritten by in-place operations (functionalize undoes that), what is drawn is drawn anew at every product, and
-    mse_loss ends the process (Recordable computes it otherwise).
+    mse_loss ends the process (Recordable computes such losses otherwise).
     """
     params = objective.params
     point = tuple(p.detach() for p in params)
@@ -109,7 +109,8 @@ def _huber(
     weight: Tensor | None = None,
 ) -> Tensor:
     off = (input - target).abs()
-    return _reduced(torch.where(off <= delta, off * off / 2, delta * (off - delta / 2)), None, None, reduction, weight)
+    loss = torch.where(off <= delta, off * off / 2, delta * (off - delta / 2))
+    return _reduced(loss if weight is None else loss * weight, None, None, reduction)  # unlike mse_loss: not / weights
 
 
 def _soft_margin(
@@ -122,8 +123,23 @@ def _soft_margin(
     return _reduced(F.softplus(-target * input), size_average, reduce, reduction)
 
 
+def _cross_entropy_of_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    share = 1.0 if pos_weight is None else 1 + (pos_weight - 1) * target
+    loss = (1 - target) * input + share * F.softplus(-input)
+    return _reduced(loss if weight is None else loss * weight, size_average, reduce, reduction)
+
+
 _LOSSES: dict[Any, Callable[..., Tensor]] = {
     F.mse_loss: _mse,
+    F.binary_cross_entropy_with_logits: _cross_entropy_of_logits,
     F.huber_loss: _huber,
     F.soft_margin_loss: _soft_margin,
 }
