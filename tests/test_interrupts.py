@@ -20,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 OURS = str(Path(es.__file__).parent)
 WATCHED = (OURS, contextlib.__file__)
+TORCH = str(Path(torch.__file__).parent)
 KEEPERS = ("undo.py", "keep.py", "contents.py", "world.py", "evaluation.py", "contextlib.py")
 
 
@@ -77,7 +78,8 @@ def run(call: Callable[[], Any], stop: Callable[[types.FrameType, str], bool]) -
     """Whether `stop`, asked at every line, call and return of watched files, interrupted the call."""
 
     def trace(frame: types.FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(WATCHED):
+        caller = frame.f_back.f_code.co_filename if frame.f_back else ""
+        if not frame.f_code.co_filename.startswith(WATCHED) or caller.startswith(TORCH):  # its contexts are its own
             return None
         if stop(frame, event):
             raise KeyboardInterrupt
