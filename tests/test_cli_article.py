@@ -1,5 +1,6 @@
 """`eigenstep article`, `claims` and `demo`: what they print and write, bad input, and what a killed run leaves."""
 
+import io
 import json
 import signal
 import subprocess
@@ -80,13 +81,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, command: st
 
 
 def test_a_figure_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise KeyboardInterrupt
+    class Interrupted(io.FileIO):
+        def write(self, data: Any) -> int:
+            super().write(data[: len(data) // 2])
+            raise KeyboardInterrupt
 
     draw.save(draw.panels()[0], tmp_path, "first")
-    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    monkeypatch.setattr("eigenstep.files.open", lambda file, mode: Interrupted(file, mode), raising=False)
     with pytest.raises(KeyboardInterrupt):
         draw.save(draw.panels()[0], tmp_path, "second")
     assert whole(tmp_path) == ["first"]
