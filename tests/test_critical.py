@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import eigenstep as es
-from eigenstep.advice.critical import smallest_rise
+from eigenstep.stability.critical import smallest_rise
 
 H = torch.tensor([[3.0, 1.0, 0.0], [1.0, 9.0, 2.0], [0.0, 2.0, 30.0]], dtype=torch.float64)
 START = torch.tensor([1.0, -0.7, 0.3], dtype=torch.float64)

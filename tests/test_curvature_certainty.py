@@ -13,7 +13,7 @@ from torch import Tensor
 from eigenstep.curvature import Measurement, as_operator, density, measure, trace
 from eigenstep.curvature.krylov import Krylov
 from eigenstep.curvature.lanczos import random_start_excess
-from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.operators.operator import Operator
 from eigenstep.errors import BadFile, InvalidValue, Unsupported
 from eigenstep.spectrum import Spectrum
 

@@ -10,18 +10,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from eigenstep.curvature import (
-    GGNOperator,
-    HessianOperator,
-    Objective,
-    density,
-    finite_step,
-    layers,
-    measure,
-    shares,
-    trace,
-)
+from eigenstep.curvature import GGNOperator, HessianOperator, density, finite_step, layers, measure, shares, trace
 from eigenstep.errors import UnknownName, Unsupported
+from eigenstep.objective import Objective
 
 Case = tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Tensor]
 

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 from transformers import BatchEncoding
 
-from eigenstep.curvature import Objective, as_operator, density, measure, trace
+from eigenstep.curvature import as_operator, density, measure, trace
 from eigenstep.errors import EigenstepError, InvalidValue, UnknownName, Unsupported
+from eigenstep.objective import Objective
 
 
 def network() -> nn.Sequential:

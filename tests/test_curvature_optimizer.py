@@ -6,8 +6,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eigenstep.curvature import Objective, measure
+from eigenstep.curvature import measure
 from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.objective import Objective
 
 
 def model() -> nn.Sequential:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import eigenstep as es
-from eigenstep.advice.report import Page, diagnosis_page
-from eigenstep.advice.verdict import VERDICTS, Facts, Silence, code_of, sentence_of
 from eigenstep.cli import main
-from eigenstep.curvature.hessian import HessianOperator
+from eigenstep.curvature.operators.hessian import HessianOperator
+from eigenstep.diagnosis.page import diagnosis_page
+from eigenstep.diagnosis.verdict import VERDICTS, Facts, Silence, code_of, sentence_of
+from eigenstep.html import Page
 from eigenstep.spectrum import read_envelope
 from eigenstep.theory import radii
 

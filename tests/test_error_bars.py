@@ -13,14 +13,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import eigenstep as es
-from eigenstep.advice.edge import edge_of
-from eigenstep.advice.slow import one_rule, slowness
 from eigenstep.curvature import Density, as_operator, density, trace
-from eigenstep.curvature import vectors as vec
-from eigenstep.curvature.hessian import HessianOperator
-from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.operators import vectors as vec
+from eigenstep.curvature.operators.hessian import HessianOperator
+from eigenstep.curvature.operators.operator import Operator
 from eigenstep.curvature.sampling import Sampled, sampled
+from eigenstep.diagnosis.rates import one_rule, slowness
 from eigenstep.errors import InvalidValue
+from eigenstep.stability.joint_limit import edge_of
 
 F64 = torch.float64
 DRAWS, ENOUGH = 1000, 925  # where the truth is held in 90% of draws, 925 of 1000 have a chance of 1 in 250; 95%: sure

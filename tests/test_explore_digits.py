@@ -9,7 +9,7 @@ from playwright.sync_api import Page
 from sklearn.datasets import load_digits
 
 import eigenstep as es
-from eigenstep.advice import diagnose
+from eigenstep.diagnosis import diagnose
 from eigenstep.page import Server, read_report
 from eigenstep.training import Monitor
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 OURS = str(Path(es.__file__).parent)
 WATCHED = (OURS, contextlib.__file__)
 TORCH = str(Path(torch.__file__).parent)
-KEEPERS = ("undo.py", "keep.py", "contents.py", "world.py", "evaluation.py", "contextlib.py")
+KEEPERS = ("undo.py", "restore.py", "contents.py", "world.py", "evaluation.py", "contextlib.py")
 
 
 class Changing(nn.Module):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import eigenstep
 
-GROUND = {"errors", "files", "rules", "spectrum", "draw", "progress"}
+GROUND = {"errors", "files", "html", "rules", "spectrum", "draw", "progress"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "html": {"files"},
     "rules": {"errors"},
     "spectrum": {"errors", "files"},
     "draw": {"errors", "files"},
@@ -17,11 +18,14 @@ MAY_IMPORT = {
     "theory": {"errors", "rules", "spectrum", "draw"},
     "problems": GROUND,
     "simulation": GROUND | {"problems"},
-    "curvature": GROUND | {"bridge"},
+    "objective": GROUND,
+    "curvature": GROUND | {"bridge", "objective"},
+    "stability": GROUND | {"bridge", "curvature", "objective", "theory"},
+    "diagnosis": GROUND | {"bridge", "curvature", "objective", "stability", "theory"},
+    "recommendation": GROUND | {"curvature", "objective", "stability"},
     "verify": GROUND | {"bridge", "problems", "simulation", "theory"},
     "article": GROUND | {"problems", "simulation", "theory"},
-    "advice": GROUND | {"bridge", "curvature", "theory"},
-    "training": GROUND | {"advice"},
+    "training": GROUND | {"objective", "stability"},
     "page": {"errors", "files", "spectrum"},
 }
 ANYTHING = {"cli", "__init__"}

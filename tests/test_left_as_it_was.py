@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import eigenstep as es
-from eigenstep.curvature import contents
-from eigenstep.curvature.contents import Contents
+from eigenstep.objective import contents
+from eigenstep.objective.contents import Contents
 
 
 class Memory:

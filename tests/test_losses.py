@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import eigenstep as es
-from eigenstep.curvature.ggn import GGNOperator
-from eigenstep.curvature.hessian import HessianOperator
+from eigenstep.curvature.operators.ggn import GGNOperator
+from eigenstep.curvature.operators.hessian import HessianOperator
 
 torch.manual_seed(0)
 X, Y = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)

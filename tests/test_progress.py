@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import eigenstep as es
-from eigenstep.advice.evidence import STAGES
 from eigenstep.curvature import Progress
+from eigenstep.diagnosis.evidence import STAGES
 from eigenstep.progress import work as tasks
 
 MANY = 3750  # batches, as in the report of a call that gave no sign of life

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import eigenstep as es
 from eigenstep.bridge import rule_of
-from eigenstep.curvature.moments import frozen
-from eigenstep.curvature.preconditioned import stepped_by, unit_of
+from eigenstep.curvature.operators.preconditioned import stepped_by, unit_of
+from eigenstep.curvature.operators.unit import frozen
 from eigenstep.training.alarms import RatioWatch, tells
 
 F64 = torch.float64

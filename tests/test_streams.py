@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from eigenstep import InvalidValue, Objective, density, diagnose, limit_now, measure, recommend, trace
-from eigenstep.curvature.stream import STREAM, stated_length
+from eigenstep.objective.data.stream import STREAM, stated_length
 
 DIM = 3
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eigenstep.advice import Objective
 from eigenstep.errors import BadFile
+from eigenstep.objective import Objective
 from eigenstep.training import Monitor, read_log
 from eigenstep.training import append as appending
 from eigenstep.training import record as recording

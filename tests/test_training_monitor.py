@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import eigenstep as es
-from eigenstep.advice import limit_now
 from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.stability import limit_now
 from eigenstep.training import Monitor, read_log
 from eigenstep.training.monitor import Handle
 from eigenstep.training.probe import Cadence

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import eigenstep as es
-from eigenstep.advice.trust import TOLERANCE, trusted
+from eigenstep.stability.quadratic_range import TOLERANCE, trusted
 
 
 class Curve(nn.Module):

@@ -7,14 +7,13 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "advice": (
-        *("CriticalSharpness", "Diagnosis", "Limit", "Recommendation"),
-        *("critical_sharpness", "diagnose", "limit_now", "recommend"),
-    ),
     "bridge": ("Group", "Optimizer", "rule_of"),
-    "curvature": ("Objective", "density", "finite_step", "layers", "measure", "shares", "trace"),
+    "curvature": ("density", "finite_step", "layers", "measure", "shares", "trace"),
+    "diagnosis": ("Diagnosis", "diagnose"),
     "errors": ("BadFile", "EigenstepError", "InvalidValue", "UnknownName", "Unsupported"),
+    "objective": ("Objective",),
     "problems": ("Himmelblau", "DoubleWell", "Problem", "Quadratic", "RealLoss", "Rosenbrock"),
+    "recommendation": ("Recommendation", "recommend"),
     "rules": (
         *("RULES", "Rule", "LinearRule", "State", "advance", "rule_named"),
         *("GradientDescent", "HeavyBall", "Momentum", "EMAMomentum", "Nesterov", "SignDescent", "Lion"),
@@ -22,6 +21,7 @@ _HOME = {
     ),
     "simulation": ("Run", "simulate"),
     "spectrum": ("Spectrum",),
+    "stability": ("CriticalSharpness", "Limit", "critical_sharpness", "limit_now"),
     "training": ("Monitor", "StabilityLR", "read_log"),
     "theory": ("max_stable_lr", "predict", "tune"),
 }
@@ -32,7 +32,7 @@ _INSTEAD = {  # what is looked for first, and the line that gives it
     **dict.fromkeys(("spectral_density", "esd", "slq"), "es.density(es.Objective(model, loss, data))"),
     **dict.fromkeys(("hessian_trace", "hutchinson"), "es.trace(es.Objective(model, loss, data))"),
     **dict.fromkeys(("lr_finder", "find_lr", "suggest_lr", "best_lr"), "es.recommend(objective, optimizer).lr"),
-    **dict.fromkeys(("stability", "stability_ratio", "edge_of_stability"), "es.limit_now(objective, optimizer).ratio"),
+    **dict.fromkeys(("stability_ratio", "edge_of_stability"), "es.limit_now(objective, optimizer).ratio"),
     **dict.fromkeys(("critical_lr", "max_lr"), "es.limit_now(objective, optimizer).max_stable_lr"),
     "load": "es.Spectrum.load(path), or es.read_log(path)",
 }

@@ -10,8 +10,8 @@ from eigenstep.cli import common
 if TYPE_CHECKING:
     import torch
 
-    from eigenstep.advice import Recommendation
-    from eigenstep.curvature import Objective
+    from eigenstep.objective import Objective
+    from eigenstep.recommendation import Recommendation
 
 UPDATES, EVERY = 300, 10  # of the verification runs, and between their losses
 
@@ -19,7 +19,8 @@ UPDATES, EVERY = 300, 10  # of the verification runs, and between their losses
 def advise(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
     """Diagnose gradient descent on digits, recommend an lr, run it and its like above the edge; print, and save."""
     from eigenstep import draw
-    from eigenstep.advice import diagnose, recommend
+    from eigenstep.diagnosis import diagnose
+    from eigenstep.recommendation import recommend
     from eigenstep.spectrum import write_envelope
 
     with common.one_thread():
@@ -67,7 +68,7 @@ def _digits() -> "tuple[Objective, torch.optim.Optimizer, list[Any]]":
     import torch
     from sklearn.datasets import load_digits
 
-    from eigenstep.curvature import Objective
+    from eigenstep.objective import Objective
 
     x, y = load_digits(return_X_y=True)
     images, classes = torch.as_tensor(x / 16, dtype=torch.float32), torch.as_tensor(y)

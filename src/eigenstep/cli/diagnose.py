@@ -8,7 +8,7 @@ import click
 from eigenstep.cli import common
 
 if TYPE_CHECKING:
-    from eigenstep.advice.diagnosis import Diagnosis
+    from eigenstep.diagnosis.result import Diagnosis
 
 UNSTABLE = 3  # the exit code on which a script can gate
 
@@ -45,9 +45,9 @@ def command(
     eigenstep diagnose examples/digits_mlp.py:objective
     eigenstep diagnose train.py:objective --clip 1.0 --report report.html
     """
-    from eigenstep.advice import diagnose
-    from eigenstep.advice.report import diagnosis_page
     from eigenstep.cli import target as user
+    from eigenstep.diagnosis import diagnose
+    from eigenstep.diagnosis.page import diagnosis_page
 
     objective, optimizer, train = user.load_with_optimizer(target)
     options = {"clip": clip, "horizon": horizon, "batches": batches, "tol": tol, "quick": quick, "seed": seed}
@@ -66,7 +66,7 @@ def command(
 
 def _show(found: "Diagnosis") -> None:
     """Print the sentence, the numbers, the table of changes, the notes."""
-    from eigenstep.advice.diagnosis import CHANGE_COLUMNS, CHANGE_NOTE
+    from eigenstep.diagnosis.result import CHANGE_COLUMNS, CHANGE_NOTE
 
     common.say(found.sentence)
     common.say(f"({found.assumption})")

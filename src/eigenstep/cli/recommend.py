@@ -8,7 +8,7 @@ import click
 from eigenstep.cli import common
 
 if TYPE_CHECKING:
-    from eigenstep.advice.recommendation import Recommendation
+    from eigenstep.recommendation.result import Recommendation
 
 NOTHING = 3  # the exit code on which a script can gate: there is no lr to recommend
 
@@ -45,9 +45,9 @@ def command(
     eigenstep recommend examples/digits_cnn.py:objective
     eigenstep recommend train.py:objective --horizon 5000 --report report.html
     """
-    from eigenstep.advice import recommend
-    from eigenstep.advice.report import recommendation_page
     from eigenstep.cli import target as user
+    from eigenstep.recommendation import recommend
+    from eigenstep.recommendation.page import recommendation_page
 
     objective, optimizer, train = user.load_with_optimizer(target)
     among = [momentum] if isinstance(momentum, float) else momentum

@@ -14,7 +14,7 @@ from eigenstep.files import shown
 if TYPE_CHECKING:
     import torch
 
-    from eigenstep.curvature import Objective
+    from eigenstep.objective import Objective
 
 _SHAPE = "an Objective, or a tuple of an Objective, an optimizer and, if there is one, a train loader"
 
@@ -35,7 +35,7 @@ def load(target: str) -> Target:
     """
     import torch
 
-    from eigenstep.curvature import Objective
+    from eigenstep.objective import Objective
 
     file, colon, name = target.rpartition(":")
     if not colon or not name or not file:

@@ -1,14 +1,13 @@
-"""The curvature of real models: Objective -> measure -> Spectrum, without ever forming the Hessian."""
+"""The curvature of real models: from an Objective to a Spectrum, without ever forming the Hessian."""
 
 from eigenstep.curvature.density import Density, density
 from eigenstep.curvature.direction import FiniteStep, Layers, finite_step, layers, shares
-from eigenstep.curvature.ggn import GGNOperator
-from eigenstep.curvature.hessian import HessianOperator
 from eigenstep.curvature.measure import measure
-from eigenstep.curvature.objective import Objective
-from eigenstep.curvature.operators import Operator, as_operator
-from eigenstep.curvature.report import Measurement
-from eigenstep.curvature.total import Trace, trace
+from eigenstep.curvature.operators.ggn import GGNOperator
+from eigenstep.curvature.operators.hessian import HessianOperator
+from eigenstep.curvature.operators.operator import Operator, as_operator
+from eigenstep.curvature.result import Measurement
+from eigenstep.curvature.trace import Trace, trace
 from eigenstep.progress import Progress
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "HessianOperator",
     "Layers",
     "Measurement",
-    "Objective",
     "Operator",
     "Progress",
     "Trace",

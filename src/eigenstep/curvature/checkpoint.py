@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eigenstep.curvature.checks import announce
 from eigenstep.curvature.lanczos import Aim, Search
-from eigenstep.curvature.objective import Objective
-from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.operators.operator import Operator
 from eigenstep.errors import BadFile
 from eigenstep.files import refuse_unwritable, shown
+from eigenstep.objective.checks import announce
+from eigenstep.objective.objective import Objective
 from eigenstep.spectrum import read_envelope, write_envelope
 
 EVERY = 60.0  # seconds between two writings

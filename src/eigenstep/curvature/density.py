@@ -14,7 +14,7 @@ from torch import Tensor
 from eigenstep import draw
 from eigenstep.curvature.krylov import NOISE_FLOOR, Krylov
 from eigenstep.curvature.measure import measured_by, operator_of, working
-from eigenstep.curvature.report import WHAT
+from eigenstep.curvature.result import WHAT
 from eigenstep.curvature.sampling import Sampled, sampled
 from eigenstep.errors import InvalidValue
 from eigenstep.files import wrong_field

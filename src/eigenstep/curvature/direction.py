@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from eigenstep import draw
-from eigenstep.curvature import vectors as vec
 from eigenstep.curvature.lanczos import Aim
 from eigenstep.curvature.measure import SHORTER, measure
-from eigenstep.curvature.objective import Objective, required
-from eigenstep.curvature.report import Measurement, stems
+from eigenstep.curvature.operators import vectors as vec
+from eigenstep.curvature.result import Measurement, stems
 from eigenstep.errors import InvalidValue
+from eigenstep.objective.objective import Objective, required
 from eigenstep.progress import FORWARD, PRODUCT, Watch, task
 
 

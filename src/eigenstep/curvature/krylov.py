@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eigenstep.curvature import vectors as vec
-from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.operators import vectors as vec
+from eigenstep.curvature.operators.operator import Operator
 
 LOCAL = 4  # terms of a short recurrence, taken off beforehand
 ENOUGH = 0.5  # of a vector left by a pass: then rounding in what was taken off cannot spoil the rest (Parlett)

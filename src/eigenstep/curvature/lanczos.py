@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.curvature.krylov import Krylov, Ritz
-from eigenstep.curvature.operators import Operator
+from eigenstep.curvature.operators.operator import Operator
 from eigenstep.errors import InvalidValue, UnknownName
 
 Which = Literal["largest", "smallest", "ends", "magnitude"]

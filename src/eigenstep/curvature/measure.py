@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from eigenstep.curvature.checkpoint import Checkpoint
-from eigenstep.curvature.ggn import GGNOperator
-from eigenstep.curvature.hessian import HessianOperator, Method
 from eigenstep.curvature.krylov import Ritz
 from eigenstep.curvature.lanczos import Aim, Search, Which, begin, random_start_excess
-from eigenstep.curvature.memory import free_bytes, refuse_if_too_much
-from eigenstep.curvature.objective import Objective
-from eigenstep.curvature.operators import Operator, as_operator
-from eigenstep.curvature.preconditioned import ScaledOperator, unit_of
-from eigenstep.curvature.report import Clock, Measurement
-from eigenstep.curvature.world import own_device
+from eigenstep.curvature.operators.ggn import GGNOperator
+from eigenstep.curvature.operators.hessian import HessianOperator, Method
+from eigenstep.curvature.operators.operator import Operator, as_operator
+from eigenstep.curvature.operators.preconditioned import ScaledOperator, unit_of
+from eigenstep.curvature.result import Clock, Measurement
 from eigenstep.errors import InvalidValue, UnknownName
+from eigenstep.objective.memory import free_bytes, refuse_if_too_much
+from eigenstep.objective.objective import Objective
+from eigenstep.objective.world import own_device
 from eigenstep.progress import PRODUCT, Task, Watch, task
 from eigenstep.spectrum import Covers
 

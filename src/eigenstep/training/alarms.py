@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-from eigenstep.advice.limit import MOSTLY
+from eigenstep.stability.limit import MOSTLY
 from eigenstep.training.record import Record
 
 Cause = Literal["curvature", "data", "unclear"]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from eigenstep.advice import trusted
 from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.stability import trusted
 from eigenstep.training.monitor import Monitor
 from eigenstep.training.probe import Reading
 
@@ -33,13 +33,13 @@ class StabilityLR(LRScheduler):
     so that a run depends on its seeds, not on the clock. All groups are scaled by one factor: their ratios stay.
 
     The cap begins at target * limit, or as far below as the loss stops being the quadratic that the limit is of (down
-    to a 32nd, see advice.trust): that is the warm-up. Until it has reached that target it may rise with the tenth power
-    of the fall of the probe's loss (at most by a fifth an update), from then on with the power `follow`: where the loss
-    does not fall, lr does not rise, however flat the place. Above the target, since the limit has fallen, it falls by
-    1% an update, and at once to `ceiling` * limit: a network at the edge flattens by itself, and an lr that runs from
-    each sharp place never comes back. It halves when the loss jumps otherwise than by its data.
-    target, follow: by default .9 and .5 for plain gradient descent, .4 and .1 with momentum and for adaptive methods.
-    ceiling: by default twice that target, and a target that is given itself, so that lr falls at once.
+    to a 32nd, see stability.quadratic_range): that is the warm-up. Until it has reached that target it may rise with
+    the tenth power of the fall of the probe's loss (at most by a fifth an update), from then on with the power
+    `follow`: where the loss does not fall, lr does not rise, however flat the place. Above the target, since the limit
+    has fallen, it falls by 1% an update, and at once to `ceiling` * limit: a network at the edge flattens by itself,
+    and an lr that runs from each sharp place never comes back. It halves when the loss jumps otherwise than by its
+    data. target, follow: by default .9 and .5 for plain gradient descent, .4 and .1 with momentum and for adaptive
+    methods. ceiling: by default twice that target, and a target that is given itself, so that lr falls at once.
 
     What is asked for: `schedule`, a torch scheduler on the same optimizer, which this one then steps, so that a user's
     schedule is capped; or max_lr (a number, or one for each group), by default the lr that the optimizer has now.
@@ -59,7 +59,7 @@ class StabilityLR(LRScheduler):
     Raises InvalidValue for numbers out of range, Unsupported for an optimizer whose lr nothing can be said about.
 
     >>> import torch
-    >>> from eigenstep.advice import Objective
+    >>> from eigenstep.objective import Objective
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> loss = lambda model, x: 2 * (model(x) ** 2).mean()
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=10.0)

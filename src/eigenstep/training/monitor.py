@@ -11,9 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from eigenstep.advice import Objective
-from eigenstep.advice.copies import lr_of, refuse_unseen
 from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.objective import Objective
+from eigenstep.stability.copies import lr_of, refuse_unseen
 from eigenstep.training.alarms import Alarm, RatioWatch
 from eigenstep.training.anomaly import Anomalies
 from eigenstep.training.norms import Norms

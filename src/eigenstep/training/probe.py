@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.advice import CriticalSharpness, Limit, Objective, critical_sharpness, limit_now
 from eigenstep.errors import EigenstepError, InvalidValue, Unsupported
+from eigenstep.objective import Objective
+from eigenstep.stability import CriticalSharpness, Limit, critical_sharpness, limit_now
 
 CONFIRM_EVERY = 10  # of the refreshes at the cadence, one in so many is certified, the others go by residuals alone
 LAYERS = 5  # shares of the sharp direction that a record names

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from transformers import TrainerCallback
 
-from eigenstep.advice import Objective
 from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.objective import Objective
 from eigenstep.training.monitor import Monitor
 from eigenstep.training.record import scalars
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.advice import Objective
 from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.objective import Objective
 from eigenstep.training.monitor import Monitor
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")  # one project under two names, whose classes are not the same

@@ -1,0 +1,101 @@
+"""`diagnose`: what this optimizer will do on this model, in a sentence, with everything that the sentence rests on."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.diagnosis.evidence import STAGES, Evidence
+from eigenstep.diagnosis.minibatches import first_batches
+from eigenstep.diagnosis.result import Diagnosis
+from eigenstep.errors import InvalidValue
+from eigenstep.objective import Objective
+from eigenstep.objective.objective import required
+from eigenstep.objective.parameters import refuse_outsiders
+from eigenstep.progress import FORWARD, PRODUCT, Watch, task
+
+_PRODUCTS = 200  # of a diagnosis: the limit, the lowest eigenvalue, two probes of 40, layers and mini-batches
+
+
+def diagnose(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    train: Any = None,
+    clip: float | None = None,
+    horizon: int = 1000,
+    batches: int = 8,
+    quick: bool = False,
+    tol: float = 0.01,
+    seed: int = 0,
+    progress: Watch | bool | None = None,
+) -> Diagnosis:
+    """Return what an optimizer, as it stands, will do on an objective, as it stands; nothing is changed.
+
+    The stability ratio with its interval, where its direction lies and why, how slow the slow directions are within
+    `horizon` updates, negative curvature, the spread over `batches` mini-batches of `train` (a loader; by default the
+    objective's own batches), what a change would do, and a verdict in words. clip: the max_norm of
+    torch.nn.utils.clip_grad_norm_, if you clip. quick: eigenvalues by residual only. An optimizer without a linear
+    limit (Lion, Muon, your own) is judged by one real step instead, see `critical_sharpness`. progress: as for
+    `measure`.
+
+    Local, quasi-static, on all the objective's data; a preconditioner is frozen. Raises InvalidValue for an optimizer
+    that does not hold the objective's parameters, and for a loader that cannot be replayed.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> objective = Objective(model, lambda model, x: (model(x) ** 2).mean(), torch.eye(2))
+    >>> found = diagnose(objective, torch.optim.SGD(model.parameters(), lr=6.0))
+    >>> found.verdict, round(found.ratio, 3)
+    ('unstable', 3.0)
+    """
+    required("diagnose", objective)
+    if clip is not None and not (math.isfinite(clip) and clip > 0):
+        raise InvalidValue(f"diagnose: clip={clip} must be positive and finite, the max_norm of clip_grad_norm_")
+    if not isinstance(horizon, int) or horizon < 1:
+        raise InvalidValue(f"diagnose: horizon={horizon!r} must be a whole number of updates, at least 1")
+    began = time.perf_counter()
+    with task("diagnose", progress, "samples= on Objective, quick=True") as work, objective.session():
+        work.plan(PRODUCT * _PRODUCTS, f"some {_PRODUCTS} products assumed")
+        work.part(0, len(STAGES), STAGES[0])
+        minis = _mini_batches(objective, train, batches)
+        if (loss := _not_finite(objective)) is not None:
+            return Diagnosis.diverged(loss, seconds=time.perf_counter() - began)
+        _refuse_strangers(objective, optimizer)
+        objective = objective.per_update()
+        evidence = Evidence(objective, optimizer, clip, horizon, quick, tol, seed, minis, work.part)
+        return evidence.diagnosis(began)
+
+
+def _refuse_strangers(objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+    """Raise InvalidValue unless the optimizer holds every measured parameter, and no others than the model's."""
+    held = {id(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"]}
+    if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in held]:
+        raise InvalidValue(
+            f"diagnose: the optimizer does not hold {missing[0]!r} ({len(missing)} of {len(objective.names)} in all); "
+            "build it on this model's parameters, or choose those that it trains with Objective(parameters=...)"
+        )
+    refuse_outsiders("diagnose", objective.model, optimizer)
+
+
+def _mini_batches(objective: Objective, train: Any, count: int) -> list[Any]:
+    """Some mini-batches of the loader, or the objective's own where it has several; those of weight 0 left out."""
+    if count < 1 or (train is None and objective.batches.one):
+        return []
+    if train is not None:
+        return [batch for batch in first_batches(train, count) if objective.batches.counts_in(batch)]
+    return objective.batches.first(count)
+
+
+def _not_finite(objective: Objective) -> float | None:
+    """The loss if it, or a parameter, is not finite; None otherwise. Anything else is left to the objective's check."""
+    with torch.no_grad():
+        for p in objective.model.parameters():
+            if not bool(p.isfinite().all()):
+                return math.nan
+        for i, batch in enumerate(objective.batches.costing(FORWARD)):
+            out = objective.batch_loss(i, batch)
+            if isinstance(out, Tensor) and out.numel() == 1 and not bool(out.isfinite()):
+                return float(out)
+    return None

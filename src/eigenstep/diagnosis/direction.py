@@ -1,0 +1,94 @@
+"""The direction nearest to the edge: which parameters it lies in, what puts it there, what the loss does along it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from eigenstep.curvature import FiniteStep, finite_step, shares
+from eigenstep.curvature.operators import vectors as vec
+from eigenstep.objective import Objective
+from eigenstep.stability.joint_limit import Edge
+from eigenstep.stability.limit import Limit
+
+Origin = Literal["curvature", "preconditioner", "lr ratios", "coupled weight decay", "decoupled weight decay"]
+_BLIND = 0.3  # a finite step that disagrees by more than this with the Hessian sees what the Hessian does not
+_AGAIN = (1.0, 4.0)  # lengths of the check, in updates
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """The sharp direction. shares: its squared norm in each named parameter, largest first, 1 in all.
+
+    curvature: d' H d of the unit move d, `of_sharpest` as a part of the Hessian's largest eigenvalue: near 1 the
+    curvature itself puts the direction there; well below, the preconditioner (or lr ratios) enlarges what is not the
+    sharpest. origin: which of them, or weight decay, does. step: the loss over finite steps along d, of the length of
+    an update and four; smooth: whether they show the curvature that the Hessian has (None: lost in rounding).
+    """
+
+    shares: Mapping[str, float]
+    curvature: float
+    of_sharpest: float | None
+    origin: Origin
+    step: FiniteStep
+    smooth: bool | None
+
+    @property
+    def where(self) -> str:
+        """The largest share in words, '81% in classifier.weight'."""
+        name, share = next(iter(self.shares.items()))
+        return f"{share:.0%} in {name}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        step = {"lengths": list(self.step.lengths), "curvatures": list(self.step.curvatures)}
+        plain = {k: v for k, v in vars(self).items() if k not in ("shares", "step")}
+        return {"shares": dict(self.shares), **plain, "finite_step": step}
+
+
+def direction_of(objective: Objective, edge: Edge, limit: Limit, gradient: Tensor) -> Direction:
+    """Return what is known about the direction that is nearest to the edge; inside a session."""
+    d = limit.direction.to(objective.dtype)
+    found = dict(sorted(shares(objective, d).items(), key=lambda item: -item[1]))
+    curvature = float(vec.products(d[None], edge.operator.inner.matvec(d))[0])
+    of_sharpest = curvature / limit.sharpness if limit.sharpness is not None and limit.sharpness > 0 else None
+    decay, share = _decay(edge, limit)
+    origin: Origin = "curvature"
+    if share > 0.5:
+        origin = decay
+    elif of_sharpest is not None and of_sharpest < 0.5:
+        origin = "preconditioner" if edge.adaptive else "lr ratios"
+    step = _step(objective, edge, d, gradient, curvature)
+    return Direction(found, curvature, of_sharpest, origin, step, _smooth(step, curvature))
+
+
+def _decay(edge: Edge, limit: Limit) -> tuple[Origin, float]:
+    """The part of the edge's eigenvalue that weight decay makes, and which kind it is."""
+    vectors = limit.edge.vectors
+    assert vectors is not None  # limit_now keeps them
+    u = edge.operator.restrict(vectors[0]) * edge.operator.scale
+    made = float((edge.operator.decay * u * u).sum())
+    s = float(limit.edge.values[0])
+    coupled = any(float(rule.weight_decay) and not rule.decoupled for rule in edge.rules)
+    return ("coupled weight decay" if coupled else "decoupled weight decay"), (made / s if s > 0 else 0.0)
+
+
+def _step(objective: Objective, edge: Edge, d: Tensor, gradient: Tensor, curvature: float) -> FiniteStep:
+    """The check over what an update covers along d, but no shorter than the loss's rounding lets curvature be seen."""
+    operator = edge.operator
+    moved = operator.lift(operator.scale * operator.scale * operator.restrict(gradient))
+    length = abs(float(vec.products(d[None], moved)[0]))
+    loss, epsilon = abs(objective.value()), torch.finfo(objective.params[0].dtype).eps
+    seen = math.sqrt(80 * epsilon * loss / abs(curvature)) if curvature else 0.0
+    length = max(length, seen) or 1e-3
+    return finite_step(objective, d, [length * times for times in _AGAIN])
+
+
+def _smooth(step: FiniteStep, curvature: float) -> bool | None:
+    shown, rounding = step.curvatures[0], step.rounding[0]
+    if not math.isfinite(shown) or rounding > _BLIND * abs(curvature):
+        return None
+    return abs(shown - curvature) <= _BLIND * abs(curvature) + rounding

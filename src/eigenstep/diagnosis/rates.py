@@ -1,0 +1,208 @@
+"""How slow the slow directions are: the density of what the optimizer sees, and where the gradient lies in it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.curvature import Density, density
+from eigenstep.curvature.krylov import Krylov
+from eigenstep.curvature.operators import vectors as vec
+from eigenstep.objective import Objective
+from eigenstep.rules import LinearRule
+from eigenstep.stability.joint_limit import Edge
+from eigenstep.theory import radii
+
+_FLAT = 1e-12  # relative to the largest; below it a node is flat
+_NEARLY_FLAT = 1e-8  # relative to the largest; small enough that the loss falls steadily there for any horizon in use
+_STILL = 0.9  # an error that keeps nine tenths has not moved
+_SAME_PULL = 1e-3  # lr * decay differences up to here do not keep groups from being judged by one rule
+
+
+@dataclass(frozen=True, eq=False)
+class Slowness:
+    """How fast the error shrinks over the measured spectrum, with the preconditioner frozen, in the local quadratic.
+
+    tenfold: updates after which the error has shrunk tenfold, by quantile of the directions that curve upwards and are
+    told from zero; the share `unresolved` of all directions is flatter, and needs as many as `flattest` or more. stuck:
+    the share of all directions whose error keeps more than nine tenths for `horizon` updates, from the least (of those
+    that are resolved) to the most, at 95% over the random vectors; gradient_stuck: the same of the gradient's squared
+    length, where none are drawn. progress: the part of the loss that the local quadratic loses within the horizon, at
+    least and at most 1 (directions that curve downwards counted as flat; quadrature from the gradient sees the flattest
+    directions last); possible: the same at half the largest stable lr. gradient_norm: the gradient's length, decay
+    included. negative: the share of directions that curve downwards, as the nodes stand.
+    """
+
+    horizon: int
+    tenfold: dict[str, float]
+    unresolved: float
+    flattest: float | None
+    stuck: tuple[float, float]
+    gradient_stuck: tuple[float, float]
+    progress: float
+    possible: float
+    gradient_norm: float
+    negative: float
+    density: Density = field(repr=False)
+    gradient_values: Tensor = field(repr=False)
+    gradient_weights: Tensor = field(repr=False)
+    products: int
+
+    @property
+    def middle(self) -> float | None:
+        """The eigenvalue at the gradient's median: half of its squared length lies in flatter directions."""
+        up = self.gradient_values > 0
+        if not bool(up.any()):
+            return None
+        values, weights = self.gradient_values[up], self.gradient_weights[up]
+        order = values.argsort()
+        reached = weights[order].cumsum(0) >= 0.5 * weights.sum()
+        return float(values[order][int(reached.long().argmax())])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, without the density."""
+        left_out = ("density", "gradient_values", "gradient_weights")
+        plain = {name: value for name, value in vars(self).items() if name not in left_out}
+        return plain | {"stuck": list(self.stuck), "gradient_stuck": list(self.gradient_stuck)}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How an edge's eigenvalues e translate into the one rule's own a: a = (e - shift) / per.
+
+    coupled: the largest coupled decay, which is inside a; the rule itself has none then.
+    """
+
+    rule: LinearRule
+    per: float
+    shift: float
+    coupled: float
+
+    def own(self, e: Tensor) -> Tensor:
+        """Eigenvalues as the rule's matrix takes them."""
+        return (e - self.shift) / self.per
+
+    def radii(self, e: Tensor, times: float = 1.0) -> Tensor:
+        """Factors per update at eigenvalues e of the edge, with all lr multiplied."""
+        return radii(self.rule.replace(lr=float(self.rule.lr) * times), self.own(e))
+
+
+def one_rule(edge: Edge) -> Scale | None:
+    """Return the rule that all moving groups share, lr and weak decay aside; None where there is none."""
+    moving = [seat for seat in edge.seats if seat.lr > 0]
+    rule = moving[0].rule
+    alike = {type(seat.rule).__name__ + repr(seat.rule.replace(lr=1.0, weight_decay=0.0)) for seat in moving}
+    shifts = [seat.lr * seat.response.pull for seat in moving]
+    if len(alike) > 1 or max(shifts) - min(shifts) > _SAME_PULL:
+        return None
+    per = moving[0].response.gain * edge.lr
+    middle = (max(shifts) + min(shifts)) / 2
+    decay = middle / edge.lr / moving[0].response.pull * float(rule.weight_decay) if moving[0].response.pull else 0.0
+    coupled = max(0.0 if seat.rule.decoupled else float(seat.rule.weight_decay) for seat in moving)
+    return Scale(rule.replace(lr=edge.lr, weight_decay=decay), per, middle, coupled)
+
+
+def slowness(
+    objective: Objective,
+    edge: Edge,
+    scale: Scale,
+    gradient: Tensor,
+    *,
+    horizon: int,
+    loss: float,
+    top: float,
+    probes: int,
+    steps: int,
+    seed: int,
+) -> Slowness:
+    """Return how slow the slow directions are; inside a session. top: the edge's largest eigenvalue."""
+    seen = density(edge.operator, probes, steps, seed=seed)
+    values, bounds, weights, length, products = along_gradient(edge, gradient, steps, seed)
+    assert seen.weights is not None and seen.bounds is not None  # filled in by Spectrum
+
+    def still(e: Tensor, blur: Tensor) -> tuple[Tensor, Tensor]:
+        r = scale.radii(e)
+        surely = (r <= 1) & (r**horizon > _STILL)
+        return surely, surely | (blur > e.abs() / 2)
+
+    surely, perhaps = still(seen.values, seen.bounds)
+    stuck = max(seen.interval(lambda _: surely)[0], 0.0), min(seen.interval(lambda _: perhaps)[1], 1.0)
+    least, most = (min(float(weights[where].sum()), 1.0) for where in still(values, bounds))
+
+    told = seen.bounds <= seen.values.abs() / 2
+    upwards = told & (seen.values > _FLAT * abs(top))
+    shrink = _tenfold(scale.radii(seen.values[upwards]))
+
+    def decrease(times: float) -> float:
+        return _decrease(scale, times, values=values, weights=weights, length=length, horizon=horizon)
+
+    now = decrease(1.0)
+    best = decrease(0.5 / top) if top > 0 else now
+    return Slowness(
+        horizon=horizon,
+        tenfold=_quantiles(shrink, seen.weights[upwards]),
+        unresolved=float(seen.weights[~told].sum()),
+        flattest=float(shrink[seen.values[upwards].argmin()]) if len(shrink) else None,
+        stuck=stuck,
+        gradient_stuck=(least, most),
+        progress=_part(now, loss),
+        possible=_part(best, loss),
+        gradient_norm=vec.norm(gradient),
+        negative=seen.mass_below(-_FLAT * abs(top))[0],
+        density=seen,
+        gradient_values=values,
+        gradient_weights=weights,
+        products=products + int(seen.provenance["products"]),
+    )
+
+
+def along_gradient(edge: Edge, gradient: Tensor, steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor, float, int]:
+    """Nodes, bounds and weights (sum 1) of the gradient's own spectral measure, its length there, and the products.
+
+    In the edge's coordinates the gradient is S^1/2 g; Lanczos from it is Gauss quadrature for sum_j (u_j' S^1/2 g)^2.
+    """
+    operator = edge.operator
+    start = operator.restrict(gradient) * operator.scale
+    length = vec.norm(start)
+    krylov = Krylov(operator, min(steps, operator.size), torch.Generator().manual_seed(seed))
+    if length == 0 or not krylov.add(start):
+        nothing = torch.zeros(1, dtype=torch.float64)
+        return nothing, nothing, nothing + 1, 0.0, 0
+    while krylov.m < krylov.capacity and krylov.pending:
+        krylov.expand(0, krylov.product(0))
+    ritz = krylov.ritz()
+    return ritz.values, ritz.residuals, ritz.mix[0].square(), length, krylov.products
+
+
+def _decrease(scale: Scale, times: float, *, values: Tensor, weights: Tensor, length: float, horizon: int) -> float:
+    """What the local quadratic loses within the horizon: 1/2 sum g_j^2 (1 - r_j^(2 horizon)) / e_j.
+
+    Directions that do not curve upwards count as flat ones, along which the loss falls steadily; those beyond the lr's
+    limit lose nothing.
+    """
+    values = values.clamp(min=_NEARLY_FLAT * float(values.abs().max()) or _NEARLY_FLAT)  # 1 is the edge
+    r = scale.radii(values, times)
+    per_node = torch.where(r < 1, (1 - r ** (2 * horizon)) / values, 0.0)
+    return 0.5 * length**2 * float((weights * per_node).sum())
+
+
+def _part(decrease: float, loss: float) -> float:
+    """The decrease as a part of the loss, between 0 and 1."""
+    return min(decrease / abs(loss), 1.0) if loss else (0.0 if decrease == 0 else 1.0)
+
+
+def _tenfold(factors: Tensor) -> Tensor:
+    """Updates to a tenfold shrink at each factor per update."""
+    return torch.where(factors < 1, -math.log(10) / factors.clamp(min=1e-300).log(), math.inf)
+
+
+def _quantiles(steps: Tensor, weights: Tensor) -> dict[str, float]:
+    """The fastest tenth, the median and the slowest tenth of the directions."""
+    if not len(steps):
+        return {}
+    order = steps.argsort()
+    mass = weights[order].cumsum(0) / weights.sum()
+    places = {name: int((mass < q).sum()) for name, q in (("10%", 0.1), ("50%", 0.5), ("90%", 0.9))}
+    return {name: float(steps[order][min(place, len(steps) - 1)]) for name, place in places.items()}

@@ -1,0 +1,224 @@
+"""The plain verdict: one code and one sentence from the facts, each threshold with its reason."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from eigenstep.stability.silence import DEAD_FROM, DOWNWARDS, Silence
+
+VERDICTS = {
+    "safe": "below the edge, and moving",
+    "edge": "at the edge of stability: normal late in training",
+    "unstable": "above the edge: it leaves",
+    "adapts": "above the frozen limit of a preconditioner that moves: not a prediction of divergence",
+    "warm-up": "above the edge while second moments are young: a warm-up is needed",
+    "crawling": "far below the edge, and slow for that reason",
+    "saddle": "the gradient has nothing to offer, the curvature goes down",
+    "dead": "no gradient and no curvature reach most of the parameters",
+    "done": "nothing left to do",
+    "clipped": "above the edge, held by gradient clipping",
+    "noisy": "below the edge on all the data, above it on single mini-batches",
+    "waiting": "lr = 0: nothing moves yet",
+    "one-step": "no linear limit: judged by one real step",
+    "diverged": "the loss is not finite already",
+}
+
+# Full-batch runs at the edge of stability read .97 to 1.03 of the limit on average (examples/edge_of_stability.py).
+# They come to it from below and stray above, gradient descent to 1.2, methods with a memory to 1.1, then turn back.
+EDGE_FROM, EDGE_TO, EDGE_TO_WITH_MEMORY = 0.9, 1.25, 1.1
+# Gradient descent from a trained point stayed bounded up to twice the local limit, momentum to 1.1 times.
+FLATTER_TO = 2.0
+CRAWLING_BELOW = 0.02  # people train at some hundredths of the limit at the least
+ALL = 0.99  # of what half the limit would bring within the horizon: then the lr is small, but not slow
+NOTHING_LEFT = 1e-3  # of the loss, within the horizon; or of the loss of a model without parameters
+STATIONARY = 1e-2  # the gradient's part of the loss within the horizon, below which negative curvature rules
+NOISE = 2.0  # times between mini-batches
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the verdict rests on; see the fields' homes. None where it is not known.
+
+    ratio, low, high: the stability ratio and its interval. pull: the part of it that decoupled decay alone makes.
+    progress, possible: parts of the loss within the horizon, at this lr and at half the limit. left: the loss over that
+    of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. clip: the factor
+    that clipping puts on the update. batch_high, batch_times: over mini-batches. where, origin: of the sharp direction.
+    alone: each group's own ratio. nesterov_off: the ratio without Nesterov's look-ahead, where there is one.
+    orbit: words for what an optimizer that does not converge ends in. raised: half the limit, the updates to a tenth
+    there, and those as it is. bottomless: words for a loss that falls without a floor along the next update.
+    """
+
+    ratio: float | None = None
+    low: float = 0.0
+    high: float = 0.0
+    moving: bool = True
+    adaptive: bool = False
+    only_grows: bool = False
+    young: bool = False
+    trial_rises: bool | None = None
+    memory: bool = False
+    pull: float = 0.0
+    progress: float = 1.0
+    possible: float = 1.0
+    left: float | None = None
+    lowest: float | None = None
+    silence: Silence = field(default_factory=Silence)
+    clip: float | None = None
+    batch_high: float | None = None
+    batch_times: float | None = None
+    horizon: int = 1000
+    where: str = ""
+    origin: str = ""
+    alone: tuple[float, ...] = ()
+    nesterov_off: float | None = None
+    bottomless: str | None = None
+    orbit: str | None = None
+    raised: tuple[float, float, float] | None = None
+
+
+def code_of(f: Facts) -> str:
+    """Return the verdict's code; the first that applies, the gravest first.
+
+    >>> code_of(Facts(ratio=3.0, low=2.9, high=3.1)), code_of(Facts(ratio=1.0, low=0.99, high=1.01))
+    ('unstable', 'edge')
+    """
+    convex = f.lowest is not None and f.lowest > -DOWNWARDS
+    finished = f.left is not None and f.left < NOTHING_LEFT
+    if finished and (f.adaptive or f.ratio is None):  # an adaptive rule only circles there, whatever its ratio
+        return "done"
+    if f.silence.flat and not finished:
+        return "dead"
+    if f.silence.downwards and not finished:
+        return "saddle"
+    edge_to = EDGE_TO_WITH_MEMORY if f.memory else EDGE_TO
+    if f.ratio is not None and f.low > edge_to:
+        return _above(f)
+    if f.lowest is not None and not convex and f.possible < STATIONARY:
+        return "saddle"
+    if finished or (convex and f.possible < NOTHING_LEFT):
+        return "done"
+    if f.ratio is None:
+        return "waiting"
+    if f.high == 0:  # nothing curves upwards
+        return "safe"
+    if f.high >= EDGE_FROM:
+        return "edge"
+    if f.batch_high is not None and f.batch_high > edge_to:
+        return "noisy"
+    if f.high < CRAWLING_BELOW and not f.young and not (convex and f.progress >= ALL * f.possible):
+        return "crawling"
+    return "safe"
+
+
+def _above(f: Facts) -> str:
+    if f.pull > 1:
+        return "unstable"
+    if f.only_grows:
+        return "adapts"
+    if f.adaptive:
+        return "warm-up" if f.young and f.trial_rises else "adapts"
+    if f.clip is not None and f.clip * f.high < 1:
+        return "clipped"
+    return "unstable"
+
+
+def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
+    """Return the verdict in words, with the numbers that it rests on."""
+    r = "" if f.ratio is None else f"{f.ratio:.3g}"
+    here = f"lr {lr:.3g} is {r} of the limit {limit:.3g}"
+    above = f"lr {lr:.3g} is {r} times the largest stable one, {limit:.3g}"
+    words = {
+        "safe": f"Stable: {here}." if f.high else "Stable: no direction curves upwards, so nothing limits the lr here.",
+        "edge": f"At the edge of stability: {here}. Late in training this is normal; at its start sharpness usually "
+        "rises, and a lower lr is safer.",
+        "unstable": f"Unstable: {above}." + _leaves(f),
+        "adapts": f"Above the frozen limit: {above} while the preconditioner stays as it is. It moves and makes room: "
+        "expect oscillation; this is no prediction of divergence." + _tried(f),
+        "warm-up": f"Needs a warm-up: with second moments this young, {above}, and some updates tried on copies raise "
+        "the loss. Begin at the limit, and raise the lr while sharpness falls.",
+        "crawling": f"Crawling: {here}. {_raise_it(f, limit)}",
+        "saddle": "At a saddle: the gradient has almost nothing to offer while the curvature goes down. No lr mends "
+        "that; a perturbation or an unsymmetrical initialisation does.",
+        "dead": f"Dead: neither gradient nor curvature reaches {f.silence.share - f.silence.wakes:.0%} of the "
+        "parameters, nor does a gradient once the others have moved; the lr is irrelevant. Look at the "
+        "initialisation, the activations and the inputs.",
+        "done": "Nothing left to do: what the loss can still lose here is negligible"
+        + ("; any stable lr will do." if f.orbit is None else "."),
+        "clipped": f"Held by clipping: {above}, but clipping shortens the update to {_percent(f.clip)}. Where the "
+        "gradient becomes small it no longer does, and the optimizer leaves again.",
+        "noisy": f"Noisy: {here} on all the data, but of single mini-batches it is up to {f.batch_high or 0.0:.3g} "
+        "times the limit. The true edge lies lower.",
+        "waiting": f"Waiting: lr is 0, as at the start of a warm-up; it may rise to {limit:.3g}.",
+    }
+    return words[code] + "".join(f" {hint}" for hint in _hints(code, f))
+
+
+def _hints(code: str, f: Facts) -> Iterator[str]:
+    """What else a reader should know at once."""
+    if f.orbit is not None:
+        yield f.orbit if code == "done" else f"Near a minimum: {f.orbit[0].lower()}{f.orbit[1:]}"
+    if f.bottomless is not None:
+        yield f"{f.bottomless[0].upper()}{f.bottomless[1:]}."
+    if f.silence.wakes >= DEAD_FROM:
+        yield (
+            f"{f.silence.wakes:.0%} of the parameters have no gradient yet, but come alive as soon as the others have "
+            "moved; the limit may be another one then: diagnose again after some updates."
+        )
+    if code in ("unstable", "adapts", "warm-up", "clipped"):
+        if f.where and f.pull <= 1:
+            yield f"The sharp direction lies {f.where}, put there by {f.origin}."
+        if len(f.alone) > 1 and max(f.alone) < 1:
+            yield "Each group alone would be stable; together they are not."
+        if f.nesterov_off is not None and f.nesterov_off < 1:
+            yield f"Without nesterov it would stand at {f.nesterov_off:.3g} of the limit."
+    if code in ("safe", "crawling", "edge", "noisy") and f.clip is not None and f.clip < 1:
+        yield f"Clipping shortens the update to {_percent(f.clip)} here, on top of that."
+    if code in ("safe", "crawling", "edge") and f.batch_times is not None and f.batch_times > NOISE:
+        yield f"Single mini-batches differ by {f.batch_times:.3g} times; noise makes the true edge lower."
+
+
+def one_step_sentence(name: str, multiple: float | None, reason: str | None) -> str:
+    """Return in words what the one real step says of an optimizer without a linear limit."""
+    head = f"{name} has no linear limit, so it was judged by one real step: "
+    if multiple is None:
+        return f"{head}but there is none ({reason})."
+    if multiple == math.inf:
+        return f"{head}the loss does not rise however long it is made."
+    rises = (
+        "it raises the loss as it is" if multiple <= 1 else f"it raises the loss once made {multiple:.3g} times as long"
+    )
+    return f"{head}{rises}. A one-step quantity: it says nothing of the steps after."
+
+
+def _raise_it(f: Facts, limit: float) -> str:
+    """How much sooner half the limit would be there: by the table of changes, where its direction curves upwards."""
+    if f.raised is None:
+        times = 0.5 / (f.ratio or 0.5)
+        return (
+            f"Raise it, up to about half the limit, {limit / 2:.3g}: each update is {times:,.0f} times as long there."
+        )
+    lr, there, here = f.raised
+    return (
+        f"Raise it: at half the limit, lr {lr:.3g}, the error in the direction of the gradient's median curvature "
+        f"shrinks to a tenth in {there:,.0f} updates, as it is in {here:,.0f}."
+    )
+
+
+def _tried(f: Facts) -> str:
+    if f.trial_rises is False:
+        return " Second moments this young say little; some updates tried on copies lower the loss."
+    return ""
+
+
+def _leaves(f: Facts) -> str:
+    if f.pull > 1:
+        return " Decoupled weight decay alone overshoots: lr * weight_decay is above 2."
+    if f.clip is not None and f.clip < 1:
+        return " Clipping does not shorten the update enough to hold it."
+    if not f.memory and f.ratio is not None and f.ratio < FLATTER_TO:
+        return " Gradient descent leaves this region, often for a flatter one; above twice the limit it diverges."
+    return " The loss will grow along the sharp direction; a brief excess may pass, a lasting one does not."
+
+
+def _percent(value: float | None) -> str:
+    return "an unknown part" if value is None else f"{value:.1%}"

@@ -1,0 +1,132 @@
+"""What a change would do: half the lr or the limit, momentum, Nesterov, Adam, decay, each with its limit and rate."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from eigenstep.diagnosis.rates import Scale
+from eigenstep.objective import Objective
+from eigenstep.rules import (
+    Adam,
+    EMAMomentum,
+    GradientDescent,
+    HeavyBall,
+    LinearRule,
+    Momentum,
+    Nesterov,
+)
+from eigenstep.rules.adaptive import AdaptiveRule
+from eigenstep.stability.limit import Limit, limit_now
+from eigenstep.theory import max_stable_lr, radii
+from eigenstep.theory.limits import frozen_limit, largest_stable_eigenvalue, momentum_of, with_momentum
+
+HALF = "half the limit"  # the row, and the lr: steep directions are as fast as they get, flat ones half that
+_SAME = 0.05  # an lr this close to half its limit is already there
+_MOMENTUM, _DECAY = 0.9, 0.01  # what people try first
+_SGD = (GradientDescent, Momentum, HeavyBall, EMAMomentum, Nesterov)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row: the largest stable lr with the change made, where the row's lr stands to it, and the rate there.
+
+    rate: the factor per update, and tenfold: the updates to a tenfold shrink (at least 1), of the error in the
+    direction of the gradient's median eigenvalue (half of its squared length lies in flatter ones), preconditioner
+    frozen. None where that direction grows, or the change has another spectrum; so is largest_stable, the eigenvalue
+    that the row's lr bears, in the rule's own units.
+    """
+
+    name: str
+    lr: float
+    max_stable_lr: float
+    ratio: float
+    rate: float | None
+    tenfold: float | None
+    largest_stable: float | None = None
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return dict(vars(self))
+
+
+def what_if(
+    objective: Objective, limit: Limit, scale: Scale, middle: float | None, top: float, *, at_rest: bool, seed: int
+) -> list[Change]:
+    """Return the table of changes for an optimizer of one rule.
+
+    top, middle: the edge's largest eigenvalue and the gradient's median one, in the edge's units. at_rest: the gradient
+    is zero, so that a fresh Adam would have no unit.
+    """
+    rule = scale.rule
+    sharp = float(scale.own(torch.tensor(top, dtype=torch.float64)))
+    slow = None if middle is None else float(scale.own(torch.tensor(middle, dtype=torch.float64)))
+    rows = [_row("as it is", rule, sharp, slow), _row("half the lr", rule.replace(lr=float(rule.lr) / 2), sharp, slow)]
+    edge = rows[0].max_stable_lr
+    if 0 < edge < math.inf and abs(rows[0].ratio - 0.5) > _SAME:
+        rows.append(_row(HALF, rule.replace(lr=edge / 2), sharp, slow))
+    if isinstance(rule, _SGD):
+        rows += _descent_rows(rule, sharp, slow)
+    elif isinstance(rule, AdaptiveRule) and (beta := momentum_of(rule)) is not None:
+        name, new = ("momentum off", 0.0) if beta else (f"momentum {_MOMENTUM}", _MOMENTUM)
+        rows.append(_row(name, with_momentum(rule, new), sharp, slow))
+    rows += _decay_rows(scale, sharp, slow)
+    if isinstance(rule, _SGD) and not at_rest:
+        rows.append(_adam(objective, seed))
+    elif rule.adaptive and limit.sharpness is not None and limit.sharpness > 0:
+        plain = GradientDescent(lr=1.0)
+        edge = max_stable_lr(plain, limit.sharpness)
+        note = "at half its limit; the rate is not known on this spectrum"
+        rows.append(Change("SGD without momentum", edge / 2, edge, 0.5, None, None, note=note))
+    return rows
+
+
+def _descent_rows(rule: LinearRule, sharp: float, slow: float | None) -> list[Change]:
+    """Momentum on or off, Nesterov on or off."""
+    own: dict[str, Any] = {name: getattr(rule, name) for name in ("lr", "weight_decay", "decoupled")}
+    momentum = momentum_of(rule) or 0.0
+    rows = []
+    if momentum:
+        rows.append(_row("momentum off", GradientDescent(**own), sharp, slow))
+    else:
+        rows.append(_row(f"momentum {_MOMENTUM}", Momentum(momentum=_MOMENTUM, **own), sharp, slow))
+    if isinstance(rule, Nesterov):
+        rows.append(_row("nesterov off", Momentum(momentum=momentum, **own), sharp, slow))
+    else:
+        held = momentum or _MOMENTUM
+        rows.append(_row(f"nesterov, momentum {held:g}", Nesterov(momentum=held, **own), sharp, slow))
+    return rows
+
+
+def _decay_rows(scale: Scale, sharp: float, slow: float | None) -> list[Change]:
+    """Weight decay off, or on. The coupled decay of an adaptive rule is inside its spectrum: then there is no row."""
+    rule = scale.rule
+    if scale.coupled and rule.adaptive:
+        return []
+    if scale.coupled:
+        without = None if slow is None else slow - scale.coupled
+        return [_row("decay off", rule, sharp - scale.coupled, without)]
+    if float(rule.weight_decay):
+        return [_row("decay off", rule.replace(weight_decay=0.0), sharp, slow)]
+    if rule.adaptive and not rule.decoupled:
+        return []
+    return [_row(f"weight decay {_DECAY}", rule.replace(weight_decay=_DECAY), sharp, slow)]
+
+
+def _adam(objective: Objective, seed: int) -> Change:
+    """A fresh Adam with its default lr in the optimizer's place."""
+    fresh = torch.optim.Adam(list(objective.params))
+    found = limit_now(objective, fresh, quick=True, seed=seed, sharpness=False)
+    name, note = f"Adam, lr {Adam().lr:g}", "fresh: P from one gradient; early, and not certified"
+    return Change(name, found.lr, found.max_stable_lr, found.ratio or 0.0, None, None, note=note)
+
+
+def _row(name: str, rule: LinearRule, sharp: float, slow: float | None) -> Change:
+    sharpness = torch.tensor(sharp, dtype=torch.float64)
+    edge = float(frozen_limit(rule, sharpness)) if sharp > 0 else math.inf
+    rate = None if slow is None else float(radii(rule, torch.tensor([slow], dtype=torch.float64))[0])
+    tenfold = None if rate is None or not rate < 1 else max(-math.log(10) / math.log(max(rate, 1e-9)), 1.0)
+    lr = float(rule.lr)
+    return Change(name, lr, edge, lr / edge if edge else math.inf, rate, tenfold, largest_stable_eigenvalue(rule))

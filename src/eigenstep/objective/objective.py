@@ -1,0 +1,282 @@
+"""The objective: a model, a loss and fixed data, checked before any work, and left exactly as they were found."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from eigenstep import progress
+from eigenstep.errors import InvalidValue, UnknownName, Unsupported
+from eigenstep.objective import restore
+from eigenstep.objective.checks import refuse_change
+from eigenstep.objective.data.batches import Batches, PerBatch
+from eigenstep.objective.data.loader import subset_note
+from eigenstep.objective.data.mean import not_a_mean
+from eigenstep.objective.dropout import NoDropout, recurrent_dropouts
+from eigenstep.objective.evaluation import Dropout, Evaluation, Loss, Mode
+from eigenstep.objective.graph import leaves_of, refuse_hidden_parameters
+from eigenstep.objective.memory import free_bytes
+from eigenstep.objective.parameters import LINE, chosen_parameters, refuse_criterion, refuse_wrapped, together
+
+Reduction = Literal["mean", "sum"]
+ONE_EACH = "the loss is a batch's sum: judged for a loop that makes one update a batch, so by the mean over batches"
+NOT_TRAINED = "not the curvature that your optimiser sees: BatchNorm is in eval mode"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the check of an objective found: which parameters count, and what is worth saying."""
+
+    names: tuple[str, ...]
+    params: tuple[nn.Parameter, ...]
+    unreached: tuple[str, ...]
+    notes: tuple[str, ...]
+    graph_bytes: float  # kept by the forward pass of one batch, the largest
+    losses: tuple[float, ...]  # of every batch, at `point`
+    point: tuple[float, ...]
+
+
+class Objective(Evaluation):
+    """The loss that is trained, as a function of the model's parameters on fixed data: L(w) = sum_b c_b loss(model, b).
+
+    model: a module, or several that are trained together, as a list or dict (a model and a criterion with parameters):
+    loss gets them as it can index them, `lambda both, batch: both[1](both[0](batch[0]), batch[1])`.
+    loss(model, batch): a scalar, the batch's mean; c_b = weight_b / (sum of the weights). weight: how much a batch
+    counts, a function of the batch (its labels that are not ignored, its class weights), a list or a number; fractions
+    and 0 are fine; default: its samples, and a note where the loss is not their mean. reduction='sum': the loss is the
+    batch's sum and L the sum over all data, c_b = 1; verdicts on an optimizer are then about one batch an update.
+    data: one batch (a tensor, tuple, dict), a list of batches, a DataLoader, any re-iterable, or a function that yields
+    batches; the same batches at every pass, whatever the loader's shuffling. batch_size: samples of a batch where they
+    are not the tensors' common first dimension: a number, a list, a function of the batch.
+    samples: take at most so many, in whole batches, the first at least; by default all of data that state their length,
+    and of a stream 4,096 samples or what fits into half of `memory`: `notes` and provenance then say so.
+    mode: 'train' measures what is trained: BatchNorm normalises by each batch (so how the data are cut matters to it),
+    a model that is training keeps each module's own mode. 'eval' exists; with BatchNorm its results are labelled.
+    dropout: 'off', or 'fixed': one mask a batch, drawn from `seed`.
+    parameters: names or glob patterns; default all that require a gradient. Tied ones count once; those that the loss
+    reaches on none of the batches are left out, and named in `notes`. memory: bytes for kept graphs and data (default:
+    half of what is free).
+
+    The model, its buffers, modes, gradients, hooks and what its attributes hold, and all random states are left bit for
+    bit, also after an error or
+    Ctrl-C. Raises InvalidValue, UnknownName or Unsupported with a remedy, at the first use at the latest.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> objective = Objective(model, lambda model, x: (model(x) ** 2).mean(), torch.eye(2))
+    >>> objective.size, objective.names
+    (3, ('weight', 'bias'))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
+        loss: Loss,
+        data: Any,
+        mode: Mode = "train",
+        *,
+        weight: PerBatch = None,
+        parameters: str | Sequence[str] | None = None,
+        batch_size: PerBatch = None,
+        reduction: Reduction = "mean",
+        dropout: Dropout = "off",
+        memory: float | None = None,
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value, valid in (
+            ("mode", mode, Mode),
+            ("dropout", dropout, Dropout),
+            ("reduction", reduction, Reduction),
+        ):
+            if value not in get_args(valid):
+                raise UnknownName.among(f"Objective: {name}", str(value), get_args(valid))
+        self.model = together(model)
+        refuse_criterion(loss)
+        if reduction == "sum" and weight is not None:
+            raise InvalidValue("Objective: a sum over all data has no weights; give weight= without reduction='sum'")
+        refuse_wrapped(self.model)
+        self.loss, self.mode, self.reduction, self.dropout, self.seed = loss, mode, reduction, dropout, seed
+        self._chosen = chosen_parameters(self.model, parameters)
+        first = next(iter(self._chosen.values()))
+        self.device = first.device
+        self.dtype = torch.promote_types(first.dtype, torch.float32)
+        for p in self._chosen.values():
+            self.dtype = torch.promote_types(self.dtype, p.dtype)
+        self.memory = float(memory) if memory is not None else free_bytes(self.device) / 2
+        self.batches = Batches(data, batch_size, self.memory / 2, weight, samples=samples)
+        self._placed, self._no_dropout = None, NoDropout()
+        self._facts: Facts | None = None
+        self._inherits = False  # whether the parameters are another objective's, reached here or not
+
+    def subset(self, parameters: str | Sequence[str]) -> "Objective":
+        """Return the same objective as a function of some of its parameters only (names or glob patterns)."""
+        part = copy.copy(self)
+        part._chosen = chosen_parameters(self.model, parameters)
+        facts, part._facts = self._facts, None
+        if facts is not None and set(part._chosen) <= set(facts.names) and facts.point == self.point():
+            chosen = part._chosen.items()
+            names, params = tuple(n for n, _ in chosen), tuple(p for _, p in chosen)
+            part._facts = replace(facts, names=names, params=params, unreached=())
+        return part
+
+    def over(self, data: Any, weight: PerBatch = None) -> "Objective":
+        """Return the same function of the same parameters on other data, whether or not it reaches them all there."""
+        part = copy.copy(self)
+        part.batches = Batches(data, None, self.memory / 4, weight)
+        part._chosen = dict(zip(self.names, self.params, strict=True))
+        part._facts, part._inherits = None, True
+        return part
+
+    def per_update(self) -> "Objective":
+        """Return the objective that a loop of one batch an update minimises: a mean over batches, where L is a sum."""
+        if self.reduction != "sum" or len(self.weights) == 1:
+            return self
+        part = copy.copy(self)
+        part.reduction, part.batches = "mean", self.batches.alike()
+        part._facts = replace(self.facts, notes=(*self.notes, ONE_EACH))
+        return part
+
+    def point(self) -> tuple[float, ...]:
+        """Where the parameters are: sums that tell one point from another, however they were moved."""
+        with torch.no_grad():
+            return tuple(float(p.detach().sum(dtype=torch.float64)) for p in self._chosen.values())
+
+    def on(self, model: nn.Module) -> "Objective":
+        """Return the same objective as a function of a copy of its model, with the data and checks already made."""
+        names = dict(model.named_parameters(remove_duplicate=False))
+        facts, part = self.facts, copy.copy(self)
+        part.model, part._chosen = model, {n: names[n] for n in self._chosen}
+        part._facts = replace(facts, params=tuple(names[n] for n in facts.names))
+        return part
+
+    @property
+    def facts(self) -> Facts:
+        """What the first use found, checking everything once."""
+        if self._facts is None:
+            with progress.task("checking the objective"), self.session():
+                self._facts = self._check()
+        return self._facts
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The measured parameters' names, in the model's order."""
+        return self.facts.names
+
+    @property
+    def params(self) -> tuple[nn.Parameter, ...]:
+        """The measured parameters, each once."""
+        return self.facts.params
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a result should know: dropout, BatchNorm, parameters left out."""
+        return self.facts.notes
+
+    @property
+    def size(self) -> int:
+        """The number of measured parameters' entries, n."""
+        return sum(p.numel() for p in self.params)
+
+    @property
+    def weights(self) -> list[float]:
+        """c_b, the weight of each batch's loss."""
+        self.batches.read()
+        given = self.batches.weights
+        if self.reduction == "sum" or len(given) == 1:
+            return [1.0] * len(given)
+        total = math.fsum(given)
+        return [weight / total for weight in given]
+
+    def _check(self) -> Facts:
+        """Evaluate every batch's loss, the first one's twice, and say what is wrong; which parameters they reach."""
+        self.batches.read()
+        reached: set[int] = set()
+        outside: dict[int, nn.Parameter] = {}
+        own = {id(p) for p in self.model.parameters()} | {id(p) for p in self._chosen.values()}
+        losses: list[float] = []
+        heaviest, unmoved = 0.0, 0
+        with restore.same_parameters(self.model):
+            for i, batch in enumerate(self.batches.costing(progress.FORWARD)):
+                if i == 0:
+                    first = float(self.checked_loss(0, batch).detach())
+                loss, held = self._weighed(i, batch)
+                heaviest = max(heaviest, held)
+                refuse_hidden_parameters(loss)
+                leaves = leaves_of(loss)
+                reached |= {id(leaf) for leaf in leaves}
+                outside |= {id(p): p for p in leaves if isinstance(p, nn.Parameter) and id(p) not in own}
+                unmoved += all(id(p) not in own for p in leaves)
+                losses.append(float(loss.detach()))
+                if i == 0:
+                    refuse_change(0, first, losses[0], loss.dtype)
+            strange = not_a_mean(self)
+        chosen = self._chosen.items()
+        names = tuple(n for n, p in chosen if id(p) in reached or self._inherits)
+        unreached = tuple(n for n, p in chosen if n not in names)
+        if not reached & own and not self._inherits:
+            raise InvalidValue(
+                "Objective: the loss does not depend on the trainable parameters on any batch; look for detach(), "
+                "item() or no_grad() in it"
+            )
+        if not names:
+            raise InvalidValue("Objective: the loss reaches none of the parameters that were asked for; choose others")
+        params = tuple(self._chosen[n] for n in names)
+        notes = tuple(self._notes(unreached, tuple(outside.values()), unmoved, strange))
+        return Facts(names, params, unreached, notes, heaviest, tuple(losses), self.point())
+
+    def _weighed(self, i: int, batch: Any) -> tuple[Tensor, float]:
+        """A batch's loss, and the bytes that its graph keeps beside the parameters."""
+        saved: dict[int, int] = {}
+
+        def weigh(tensor: Tensor) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+            loss = self.checked_loss(i, batch)
+        for p in self._chosen.values():
+            saved.pop(p.untyped_storage().data_ptr(), None)
+        return loss, float(sum(saved.values()))
+
+    def _notes(
+        self, unreached: tuple[str, ...], outside: tuple[nn.Parameter, ...], unmoved: int, strange: str | None
+    ) -> Iterator[str]:
+        if unreached:
+            yield f"left out, not reached by the loss: {', '.join(unreached)}"
+        if outside:
+            yield (
+                f"the loss also depends on {len(outside)} trainable parameters outside the model, held as they are; if "
+                "they are trained, give their module too: Objective([model, other], ...)"
+            )
+        if self.batches.ignored:
+            yield f"batches of weight 0, which do not count: {self.batches.ignored}"
+        if unmoved and not self._inherits:
+            yield f"batches that reach no parameter, and count as constant: {unmoved}"
+        if strange is not None:
+            yield strange
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        frozen = [m for m in norms if not m.training]
+        if norms and self.mode == "eval":
+            yield NOT_TRAINED
+        elif frozen:
+            yield f"{len(frozen)} of {len(norms)} BatchNorm layers were in eval mode, and measured so"
+        elif norms:
+            yield "BatchNorm in train mode: each batch is normalised by itself, so how the data are cut matters"
+        drops = bool(recurrent_dropouts(self.model))
+        if self.dropout == "fixed" and self.mode == "train":
+            yield f"dropout held at one mask a batch (seed {self.seed})"
+        elif self.mode == "train" and (self._no_dropout.met or drops):
+            yield "dropout switched off"
+        for said in (subset_note(self.batches.source), self.batches.intake.note()):
+            if said is not None:
+                yield said
+
+
+def required(what: str, given: Any) -> None:
+    """Raise Unsupported unless `given` is an Objective, naming the line that makes one."""
+    if not isinstance(given, Objective):
+        raise Unsupported(f"{what}: {type(given).__name__} is no eigenstep.Objective; make one: objective = es.{LINE}")

@@ -1,0 +1,92 @@
+"""What `recommend` measures beside its rehearsals: the limit at the start and later, the critical sharpness."""
+
+import math
+
+import torch
+
+from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.recommendation.rehearse import Lane, Rehearsal
+from eigenstep.recommendation.search import Search
+from eigenstep.stability.copies import lr_of
+from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
+from eigenstep.stability.limit import Limit, limit_now
+from eigenstep.stability.silence import share_of, silent_names
+
+_CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
+
+
+class Facts:
+    """What was measured beside the rehearsals."""
+
+    def __init__(self, asleep: bool) -> None:
+        self.limit: Limit | None = None
+        self.critical: CriticalSharpness | None = None
+        self.later: list[tuple[int, float, float]] = []
+        self.bottomless: str | None = None
+        self.still: float | None = None
+        self.notes = ["every lr was 0: read as the start of a warm-up"] if asleep else []
+        self._rehearsal: Rehearsal | None = None
+
+    def look(self, rehearsal: Rehearsal, fast: bool) -> None:
+        """Measure the limit and the critical sharpness at the start."""
+        self._rehearsal = rehearsal
+        start = rehearsal.probe.on(rehearsal.model)
+        if not math.isfinite(rehearsal.start):
+            return
+        try:
+            self.limit = limit_now(start, rehearsal.optimizer, quick=fast, sharpness=False)
+        except (Unsupported, InvalidValue) as error:
+            self.notes.append(f"no linear limit, so judged by critical sharpness and rehearsal: {error}")
+        self.critical = critical_sharpness(start, rehearsal.optimizer, tol=0.1 if fast else 0.01)
+        if self.critical.multiple == math.inf:
+            self.bottomless = bottomless(start, rehearsal.optimizer)
+        elif self.critical.multiple:
+            rehearsal.fall = abs(self.critical.slope) * self.critical.multiple
+        if self.critical.reason is not None:
+            self.notes.append(f"no critical sharpness: {self.critical.reason}")
+
+    def first_guess(self, optimizer: torch.optim.Optimizer) -> float:
+        """Where the search begins: the critical lr, else the limit, else the lr that is set."""
+        guesses = (
+            None if self.critical is None else self.critical.lr,
+            None if self.limit is None else self.limit.max_stable_lr,
+            lr_of(optimizer),
+        )
+        return next(lr for lr in guesses if lr is not None and 0 < lr < math.inf)
+
+    def follow(self, lane: Lane) -> None:
+        """Measure the limit where a rehearsal stands, from the first one's vectors, if that is cheap."""
+        if self.limit is None or self.limit.seconds > _CHEAP or self._rehearsal is None or lane.optimizer is None:
+            return
+        assert lane.model is not None
+        try:
+            found = limit_now(
+                self._rehearsal.probe.on(lane.model), lane.optimizer, start=self.limit, quick=True, sharpness=False
+            )
+        except (Unsupported, InvalidValue):
+            return
+        if math.isfinite(found.max_stable_lr):
+            self.later.append((lane.step, lane.lr, found.max_stable_lr))
+
+    def count_still(self, search: Search) -> None:
+        """The share of the coordinates in parameters without a gradient, at the start and where the longest run ends.
+
+        Whole parameters only, and by their gradient on the probe: rare rows of an embedding stand still and are alive,
+        dead ones under weight decay move, and what wakes after the first updates is not dead.
+        """
+        lane = search.order[0] if search.order else None
+        if lane is None or lane.model is None or lane.diverged:
+            return
+        probe = search.rehearsal.probe
+        ends = probe.on(search.rehearsal.model), probe.on(lane.model)
+        first, last = (set(silent_names(on, on.gradient())) for on in ends)
+        self.still = share_of(ends[0], first & last)
+
+    def warmup(self, lr: float, steps: int) -> int | None:
+        """Updates until the limit has risen above the lr, where it is below at the start; None if no warm-up is needed.
+
+        An adaptive rule's frozen limit says little while its second moments are young: there is no such advice then.
+        """
+        if self.limit is None or self.limit.adapts or lr <= self.limit.max_stable_lr:
+            return None
+        return next((step for step, at, edge in self.later if edge >= lr and at >= lr / 2), steps)

@@ -1,0 +1,273 @@
+"""Critical sharpness: the smallest multiple of the pending update that raises the loss, by forward passes alone."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.errors import InvalidValue
+from eigenstep.objective import Objective
+from eigenstep.objective.objective import required
+from eigenstep.progress import FORWARD, GRADIENT, Watch, task
+from eigenstep.stability.copies import copied, lr_of, refuse_foreign, take_step, wake
+
+_SCAN = 2**0.5  # multiples below the crossing are looked at in this ratio,
+_DEPTH = 8  # this many of them: down to a sixteenth
+_NOISE = 20.0  # roundings of the loss within which a change of it means nothing
+_PASSES = 20  # evaluations that a bracket usually takes
+_FAR = 40  # doublings after which the loss is taken never to rise
+_DEEP = 1e6  # sizes of the loss below its start; nothing with a floor is trained from so far above it
+
+GIVE_A_FLOOR = "give it a floor (a term that grows, a clamp on what shrinks to zero), or check its sign"
+
+
+@dataclass(frozen=True)
+class CriticalSharpness:
+    """`value` = 2 / lr, where `lr` is the smallest at which the pending update would raise the loss.
+
+    A one-step quantity: not the limit of momentum or of Adam, and not to be divided by one.
+
+    lr, interval: of the first group that moves, all groups scaled together; the crossing lies in the interval.
+    multiple: the same in units of the pending update. Each is None where `reason` says why there is no number; a loss
+    that never rises has lr inf and value 0. loss: before the step. slope: of the loss along the update, per multiple.
+    passes: forward passes over the objective's data, besides the one gradient. converged: whether the interval is as
+    narrow as asked. scanned: the smallest multiple at which the loss was seen not to rise.
+    """
+
+    value: float | None
+    lr: float | None
+    interval: tuple[float, float] | None
+    multiple: float | None
+    loss: float
+    slope: float
+    passes: int
+    converged: bool
+    scanned: float | None
+    optimizer: str
+    seconds: float
+    notes: tuple[str, ...]
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+
+    def __str__(self) -> str:
+        """One sentence."""
+        if self.value is None or self.lr is None or self.interval is None:
+            return f"critical sharpness of {self.optimizer}: none: {self.reason}"
+        low, high = self.interval
+        return (
+            f"critical sharpness of {self.optimizer}: {self.value:.4g}: its next step would raise the loss from lr "
+            f"{self.lr:.4g} on ({low:.4g} to {high:.4g}; {self.passes} forward passes)"
+        )
+
+
+def critical_sharpness(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    tol: float = 0.01,
+    max_passes: int = 80,
+    progress: Watch | bool | None = None,
+) -> CriticalSharpness:
+    """Return 2 / lr_c, lr_c the smallest lr at which the optimizer's next step raises the loss; for any optimizer.
+
+    One real step of copies, on the gradient of all the objective's data, gives the pending update d; lr_c is its lr
+    times the smallest s > 0 with L(w + s d) > L(w), or not finite: bracketed geometrically, looked for again below in
+    steps of sqrt 2 down to a sixteenth, then bisected until the bracket's ends differ by `tol`. A loss that rises and
+    falls again between two such multiples is not seen. For plain gradient descent on a quadratic it is the curvature
+    along the gradient, g'Hg / g'g, at most the sharpness.
+
+    progress: as for `measure`. The model and the optimizer are left bit for bit. Raises InvalidValue for an optimizer
+    of other parameters, and Unsupported for what is no torch optimizer or cannot be copied. Source: Kalra et al. 2026
+    (arXiv 2601.16979).
+
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> objective = Objective(model, lambda model, x: 2 * (model(x) ** 2).mean(), torch.ones(1, 1))
+    >>> found = critical_sharpness(objective, torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> round(found.value, 1), round(found.lr, 2)
+    (4.0, 0.5)
+    """
+    required("critical_sharpness", objective)
+    if not 0 < tol < 1 or max_passes < 1:
+        raise InvalidValue(f"critical_sharpness: tol={tol} must lie between 0 and 1, max_passes={max_passes} be >= 1")
+    began = time.perf_counter()
+    name = type(optimizer).__name__
+    with task("critical_sharpness", progress, "samples= on Objective, a larger tol=") as work, objective.session():
+        expected = min(_PASSES, max_passes)
+        work.plan(FORWARD * expected + GRADIENT, f"some {expected} evaluations of the loss assumed")
+        refuse_foreign("critical_sharpness", objective, optimizer)
+        objective = objective.per_update()
+        update, slope, lr, notes = pending(objective, optimizer)
+        origin = objective.value()
+
+        def along(multiple: float) -> float:
+            with torch.no_grad():
+                moved = {id(p): torch.add(p, d, alpha=multiple) for p, d in update.items()}
+            value = objective.value(moved)
+            work.tell(phase=f"the loss at {multiple:.3g} times the update", done=work.now.done + 1, unit="evaluations")
+            return value
+
+        if not math.isfinite(origin):
+            search = Search(reason=f"the loss is {origin} before the step; start from a point where it is finite")
+        elif not any(bool(d.any()) for d in update.values()):
+            search = Search(reason="the pending update is zero: no parameter has a gradient that moves it")
+        elif not all(bool(d.isfinite().all()) for d in update.values()):
+            search = Search(reason="the pending update is not finite")
+        elif slope >= 0:
+            notes.append("the pending update does not point downhill (momentum may do that): any multiple raises it")
+            search = Search(low=0.0, high=0.0, converged=True)
+        else:
+            noise = _NOISE * torch.finfo(objective.dtype).eps * max(abs(origin), 1e-30)
+            search = smallest_rise(along, origin, slope, noise, tol, max_passes)
+    low, high = search.low, search.high
+    notes = [*notes, *search.notes, *objective.notes]
+    reason = search.reason
+    middle = None if reason else (high if low == 0 or math.isinf(high) else math.sqrt(low * high))
+    value = None if middle is None else (2 / (middle * lr) if middle else math.inf)
+    return CriticalSharpness(
+        value=value,
+        lr=None if middle is None else middle * lr,
+        interval=None if reason else (low * lr, high * lr),
+        multiple=middle,
+        loss=origin,
+        slope=slope,
+        passes=search.passes + 1,
+        converged=search.converged and not reason,
+        scanned=search.scanned,
+        optimizer=name,
+        seconds=time.perf_counter() - began,
+        notes=tuple(notes),
+        reason=reason,
+    )
+
+
+def pending(
+    objective: Objective, optimizer: torch.optim.Optimizer
+) -> tuple[dict[Tensor, Tensor], float, float, list[str]]:
+    """The update that a step of copies makes, parameter by parameter; the loss's slope along it; the lr; notes."""
+    model, stepper = copied("critical_sharpness", objective.model, optimizer)
+    notes = []
+    if wake(stepper):
+        notes.append(f"every lr is 0: the update is that of lr = {lr_of(stepper):g}")
+    both = zip(objective.model.parameters(), model.parameters(), strict=True)
+    pairs = [(p, q) for p, q in both if q.requires_grad]  # before a forward pass that adds some, or freezes some
+    twin = objective.on(model)
+    gradient: list[Tensor] = []
+    rows_only = isinstance(stepper, torch.optim.SparseAdam)  # it takes nothing else: the rows with a gradient
+
+    def closure() -> Tensor:
+        found = twin.gradient()
+        gradient.append(found)
+        for p, g in zip(twin.params, twin.split(found), strict=True):
+            p.grad = g.to(p.dtype).to_sparse(1) if rows_only else g.to(p.dtype)
+        return torch.tensor(twin.value())
+
+    take_step(stepper, closure)
+    update: dict[Tensor, Tensor] = {p: q.detach() - p.detach() for p, q in pairs}
+    moves = objective.join([update[p] for p in objective.params])
+    slope = float(moves.double() @ gradient[0].double())
+    moving = {p: d for p, d in update.items() if bool((d != 0).any())}
+    return moving or update, slope, lr_of(stepper), notes
+
+
+def bottomless(objective: Objective, optimizer: torch.optim.Optimizer) -> str | None:
+    """Words for a loss that far along the pending update still falls in proportion; None if not. In a session.
+
+    For an update along which the loss never rose (multiple infinite). It is made longer until the loss has fallen by
+    _DEEP times its own size; a loss with a floor, or one that rises at last, shows that on the way.
+    """
+    update, _, _, _ = pending(objective, optimizer)
+
+    def along(multiple: float) -> float:
+        return objective.value({id(p): torch.add(p.detach(), d, alpha=multiple) for p, d in update.items()})
+
+    here, multiple = along(0.0), 2.0 ** (_FAR - 2)
+    low = along(multiple)
+    while math.isfinite(low) and here - low <= _DEEP * max(abs(here), 1.0):
+        multiple *= 2
+        last, low = low, along(multiple)
+        if not here - low > 1.5 * (here - last) > 0:
+            return None
+    if not low < here:
+        return None
+    return (
+        f"the loss is unbounded: the longer the next update, the lower it falls, from {here:.4g} to {low:.3g} at "
+        f"{multiple:.3g} times the update, so that no lr is right; {GIVE_A_FLOOR}"
+    )
+
+
+@dataclass(frozen=True)
+class Search:
+    """The bracket found: the loss does not rise at `low`, nor at smaller multiples looked at, and does at `high`."""
+
+    low: float = 0.0
+    high: float = math.inf
+    passes: int = 0
+    converged: bool = False
+    scanned: float | None = None
+    notes: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+def smallest_rise(
+    along: Callable[[float], float], origin: float, slope: float, noise: float, tol: float, most: int
+) -> Search:
+    """Bracket the smallest s > 0 with along(s) > origin, for a loss that falls at first (slope < 0).
+
+    noise: changes of the loss below it mean nothing, so that no s with s |slope| < noise can be judged. most: the
+    evaluations allowed.
+
+    >>> found = smallest_rise(lambda s: (s - 1) ** 2, 1.0, -2.0, 1e-15, 0.01, 50)
+    >>> found.low <= 2 <= found.high, found.converged
+    (True, True)
+    """
+    seen: dict[float, float] = {}
+
+    def rises(s: float) -> bool:
+        if s not in seen:
+            seen[s] = along(s)
+        return not seen[s] <= origin
+
+    floor = noise / -slope
+    s = max(1.0, floor)
+    first = rises(s)
+    bend = 2 * (seen[s] - origin - s * slope) / s**2
+    if math.isfinite(bend) and bend > 0:
+        s = max(-2 * slope / bend * (1 - tol / 2), floor)  # where a parabola would cross, and then just below
+        first = rises(s)
+    low, high = (0.0, s) if first else (s, math.inf)
+    while low == 0.0 and len(seen) < most:
+        if high / 2 < floor:
+            reason = "the loss changes by less than its rounding where the step might raise it; use float64"
+            return Search(0.0, high, len(seen), reason=reason)
+        low, high = (0.0, high / 2) if rises(high / 2) else (high / 2, high)
+    step = 1 + tol  # the parabola is often right: then the first try closes the bracket
+    while math.isinf(high) and len(seen) < most:
+        if low * step > 2.0**_FAR:
+            return Search(low, math.inf, len(seen), True, min(seen), ("the loss never rose along the update",))
+        low, high = (low, low * step) if rises(low * step) else (low * step, math.inf)
+        step = 2.0
+    k, top = 1, low
+    while k <= _DEPTH and low > 0 and len(seen) < most:
+        s = top / _SCAN**k
+        if s < floor:
+            break
+        if rises(s):
+            low, high, top, k = s / _SCAN, s, s / _SCAN, 0
+            while rises(low) and low > floor and len(seen) < most:
+                low, high = low / _SCAN, low
+            top = low
+        k += 1
+    while low > 0 and math.isfinite(high) and high / low > 1 + tol and len(seen) < most:
+        s = math.sqrt(low * high)
+        low, high = (low, s) if rises(s) else (s, high)
+    done = low > 0 and math.isfinite(high) and high / low <= (1 + tol) * (1 + 1e-9)
+    notes = () if done else (f"stopped after {most} forward passes, before the bracket was narrow enough",)
+    scanned = min((s for s in seen if s <= low), default=None)
+    return Search(low, high, len(seen), done, scanned, notes)

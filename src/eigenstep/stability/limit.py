@@ -1,0 +1,275 @@
+"""`limit_now`: how far an optimizer stands from its stability edge, all its groups jointly, with an interval."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenstep.curvature import Measurement, measure
+from eigenstep.curvature.lanczos import Aim
+from eigenstep.curvature.measure import SHORTER, data_of
+from eigenstep.curvature.operators.hessian import HessianOperator
+from eigenstep.curvature.operators.operator import Operator
+from eigenstep.errors import Unsupported
+from eigenstep.objective import Objective
+from eigenstep.objective.objective import required
+from eigenstep.progress import PRODUCT, Watch, task
+from eigenstep.stability.joint_limit import Edge, edge_of, rescaled
+
+Interval = tuple[float, float]
+MOSTLY = 0.5  # of a direction's square: then the rest of it has less to do with the ratio
+
+
+@dataclass(frozen=True, eq=False)
+class Limit:
+    """Where an optimizer stands: `ratio` = the s such that multiplying all groups' lr by 1 / s reaches the edge.
+
+    ratio: 1 is the edge for every method; None at lr = 0, with the reason. interval: from the eigenvalue's bound.
+    max_stable_lr: the first moving group's lr at the edge, all groups scaled together; infinite without a limit.
+    sharpness: largest eigenvalue of the loss's own Hessian, without decay, +- sharpness_bound; coupled_decay: the
+    largest w that the optimizer adds to it. preconditioned_sharpness: of P^-1/2 (H + wI) P^-1/2, for adaptive rules.
+    rules: names, one a group. alone: each group's own ratio, never to be combined, by its place in param_groups.
+    fresh, early: how far second moments have come. adapts: the limit holds for a frozen preconditioner only.
+    provisional: the share of the direction nearest to the edge (squared, in units of P) in coordinates whose P the next
+    update makes anew or more than doubles, since they have no second moment yet, or a decayed one.
+    certified: whether the eigenvalue was confirmed to be the largest. edge, hessian: the measurements, with vectors.
+    """
+
+    ratio: float | None
+    interval: Interval | None
+    max_stable_lr: float
+    max_stable_lr_interval: Interval
+    lr: float
+    sharpness: float | None
+    sharpness_bound: float | None
+    coupled_decay: float
+    preconditioned_sharpness: float | None
+    preconditioned_bound: float | None
+    rules: tuple[str, ...]
+    alone: Mapping[int, float]
+    fresh: bool
+    early: bool
+    provisional: float
+    adapts: bool
+    certified: bool
+    products: int
+    seconds: float
+    notes: tuple[str, ...]
+    reasons: Mapping[str, str]
+    edge: Measurement = field(repr=False)
+    hessian: Measurement | None = field(repr=False, default=None)
+    preconditioned: Measurement | None = field(repr=False, default=None)
+
+    @property
+    def young(self) -> bool:
+        """Whether the ratio rests on second moments that are young, or past 1 on such as the next update makes anew."""
+        past = self.provisional > MOSTLY and (self.ratio or 0.0) > 1
+        return self.adapts and (self.fresh or self.early or past)
+
+    @property
+    def direction(self) -> Tensor:
+        """The unit move of the parameters (n,) that is nearest to the edge."""
+        assert self.edge.directions is not None  # measured with vectors
+        return self.edge.directions[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain data, without vectors."""
+        left_out = ("edge", "hessian", "preconditioned")
+        plain = {name: value for name, value in vars(self).items() if name not in left_out}
+        plain |= {"alone": {str(i): ratio for i, ratio in self.alone.items()}, "reasons": dict(self.reasons)}
+        return plain | {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+
+
+def limit_now(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    start: Limit | None = None,
+    quick: bool = False,
+    tol: float = 0.01,
+    seed: int = 0,
+    sharpness: bool = True,
+    alone: bool = False,
+    progress: Watch | bool | None = None,
+) -> Limit:
+    """Return the stability ratio of an optimizer on an objective, as it stands now; nothing is changed.
+
+    The ratio is the largest eigenvalue of S^1/2 (H + W) S^1/2, S = lr gain / P and W the decay, exact for groups that
+    differ in lr, decay, momentum, betas or rule: see theory.response. It is local, uses all of the objective's data,
+    and freezes the preconditioner. start: an earlier Limit, whose vectors it begins from. quick: residuals only, not
+    certified. sharpness=False leaves out the plain Hessian where that costs a measurement of its own. alone=True
+    measures each group by itself as well. progress: as for `measure`.
+
+    Raises Unsupported for rules without a linear limit (ask critical_sharpness), InvalidValue for an optimizer that
+    does not hold the objective's parameters or moves none of them. Source: Cohen et al. 2021 (arXiv 2103.00065) and
+    2022 (2207.14484).
+
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> objective = Objective(model, lambda model, x: 2 * (model(x) ** 2).mean(), torch.ones(1, 1))
+    >>> found = limit_now(objective, torch.optim.SGD(model.parameters(), lr=0.25))
+    >>> round(found.ratio, 6), round(found.max_stable_lr, 6), round(found.sharpness, 6)
+    (0.5, 0.5, 4.0)
+    """
+    required("limit_now", objective)
+    began = time.perf_counter()
+    options: dict[str, Any] = {"quick": quick, "tol": tol, "seed": seed}
+    with task("limit_now", progress, SHORTER) as work, objective.session():
+        objective = objective.per_update()
+        each = Aim(tol=tol, quick=quick).expected
+        work.plan(PRODUCT * each, f"some {each} products assumed")
+        edge = edge_of(objective, optimizer)
+        _refuse_impassive(edge)
+        number = 1 + (sharpness and (edge.adaptive or not edge.uniform)) + alone * len(optimizer.param_groups)
+        work.plan(PRODUCT * each * number, f"some {each * number} products assumed")
+        measured = _eigen(objective, edge.operator, start.edge if start else None, options)
+        s, bound = float(measured.values[0]), _bound(measured)
+        hessian = preconditioned = None
+        sharp = _from_edge(edge, s, bound) if edge.uniform and not edge.adaptive else None
+        if sharp is None and sharpness:
+            hessian = _eigen(objective, HessianOperator(objective), start.hessian if start else None, options)
+            sharp = float(hessian.values[0]), _bound(hessian)
+        scaled, reasons = None, {}
+        if edge.adaptive and not all(rule.adaptive for rule in edge.rules):
+            reasons["preconditioned_sharpness"] = "some groups adapt and others do not: there is no common one"
+        elif edge.adaptive:
+            scaled = _unscaled(edge, s, bound, tol)
+            if scaled is None:
+                old = start.preconditioned if start else None
+                preconditioned = _eigen(objective, rescaled(edge, objective), old, options)
+                scaled = float(preconditioned.values[0]), _bound(preconditioned)
+        apart = _alone(objective, optimizer, edge, s, options) if alone else {}
+    if sharp is None:
+        reasons["sharpness"] = "not asked for"
+    if not edge.moving:
+        reasons["ratio"] = "lr = 0: nothing moves yet; max_stable_lr says how far it may rise"
+    if not edge.adaptive:
+        reasons["preconditioned_sharpness"] = "the rule does not adapt"
+    low, high = max(s - bound, 0.0), max(s + bound, 0.0)
+    assert measured.vectors is not None  # measured with vectors
+    share = float(measured.vectors[0].square()[objective.join(edge.frozen.provisional) > 0].sum())
+    everything = [m for m in (measured, hessian, preconditioned) if m is not None]
+    return Limit(
+        ratio=max(s, 0.0) if edge.moving else None,
+        interval=(low, high) if edge.moving else None,
+        max_stable_lr=_over(edge.lr, s),
+        max_stable_lr_interval=(_over(edge.lr, high), _over(edge.lr, low)),
+        lr=edge.lr if edge.moving else 0.0,
+        sharpness=None if sharp is None else sharp[0],
+        sharpness_bound=None if sharp is None else sharp[1],
+        coupled_decay=max(0.0 if rule.decoupled else float(rule.weight_decay) for rule in edge.rules),
+        preconditioned_sharpness=None if scaled is None else scaled[0],
+        preconditioned_bound=None if scaled is None else scaled[1],
+        rules=tuple(rule.name for rule in edge.rules),
+        alone=apart,
+        fresh=edge.fresh,
+        early=edge.early,
+        provisional=share,
+        adapts=edge.adaptive,
+        certified=all(m.certified for m in everything),
+        products=sum(int(m.provenance["products"]) for m in everything),
+        seconds=time.perf_counter() - began,
+        notes=(*_notes(edge, s, share), *objective.notes, *edge.operator.inner.said()),
+        reasons=reasons,
+        edge=measured,
+        hessian=hessian,
+        preconditioned=preconditioned,
+    )
+
+
+def _eigen(objective: Objective, operator: Operator, start: Measurement | None, options: Any) -> Measurement:
+    """The operator's largest eigenvalue, its vectors named; Ctrl-C goes on to the caller."""
+    warm = None if start is None or start.vectors is None or not bool(start.vectors.any()) else start
+    found = measure(operator, vectors=True, start=warm, **options)
+    if found.provenance["interrupted"]:
+        raise KeyboardInterrupt
+    shapes = tuple(tuple(p.shape) for p in objective.params)
+    provenance = {**found.provenance, **data_of(objective)}
+    return replace(found, names=objective.names, shapes=shapes, notes=objective.notes, provenance=provenance)
+
+
+def _alone(
+    objective: Objective, optimizer: torch.optim.Optimizer, edge: Edge, joint: float, options: Any
+) -> dict[int, float]:
+    """Each param group's own ratio, as if the others stood still; groups that do not move have none."""
+    members: dict[int, list[str]] = {}
+    for seat in edge.seats:
+        if seat.moves:
+            members.setdefault(seat.group.index, []).append(seat.name)
+    if not edge.moving:
+        return {}
+    if len(members) == 1:
+        return dict.fromkeys(members, max(joint, 0.0))
+    return {index: ratio_alone(objective, optimizer, names, **options) for index, names in members.items()}
+
+
+def ratio_alone(objective: Objective, optimizer: torch.optim.Optimizer, names: list[str], **options: Any) -> float:
+    """Return the ratio of some parameters alone, as if the others stood still; inside a session."""
+    part = objective.subset(names)
+    found = _eigen(part, edge_of(part, optimizer).operator, None, options)
+    return max(float(found.values[0]), 0.0)
+
+
+def _refuse_impassive(edge: Edge) -> None:
+    """Refuse the rules, users' own, for which the crossing at -1 need not be the first one."""
+    for seat in edge.seats:
+        if not seat.response.passive:
+            raise Unsupported(
+                f"limit: {type(seat.rule).__name__} may leave the unit circle away from -1, so that its groups have no "
+                "joint limit here; ask eigenstep.max_stable_lr for one direction, or critical_sharpness"
+            )
+
+
+def _from_edge(edge: Edge, s: float, bound: float) -> tuple[float, float]:
+    """The Hessian's own eigenvalue where S and W are constants."""
+    operator = edge.operator
+    squared, decay = float(operator.scale[0]) ** 2, float(operator.decay[0])
+    return s / squared - decay, bound / squared
+
+
+def _unscaled(edge: Edge, s: float, bound: float, tol: float) -> tuple[float, float] | None:
+    """The preconditioned eigenvalue read off the edge's; None if decoupled decay or gains make that too coarse."""
+    gains = edge.gains
+    shifts = [seat.lr * seat.response.pull for seat in edge.seats if seat.lr > 0]
+    if len(gains) > 1 or (max(shifts) - min(shifts)) / 2 > tol * abs(s):
+        return None
+    per = gains.pop() * edge.lr
+    middle, width = (max(shifts) + min(shifts)) / 2, (max(shifts) - min(shifts)) / 2
+    return (s - middle) / per, (bound + width) / per
+
+
+def _bound(measured: Measurement) -> float:
+    assert measured.bounds is not None  # settled in Spectrum
+    return float(measured.bounds[0])
+
+
+def _over(lr: float, s: float) -> float:
+    return lr / s if s > 0 else float("inf")
+
+
+def _notes(edge: Edge, s: float, provisional: float) -> list[str]:
+    """What the reader of a limit should know about the optimizer; `provisional` as in Limit."""
+    notes = edge.frozen.notes
+    if provisional > MOSTLY and not edge.fresh:
+        notes.append(
+            f"{provisional:.0%} of the direction nearest to the edge lies in coordinates whose P the next update makes "
+            "anew or more than doubles: this ratio is of now only"
+        )
+    if edge.early and not edge.frozen.early:
+        notes.append(f"early: coefficients at t = {edge.t}")
+    moving = [seat for seat in edge.seats if seat.lr > 0]
+    if len({seat.lr for seat in moving}) > 1:
+        notes.append(f"groups differ in lr: the limit is that of the first that moves ({edge.lr:g}), the ratios kept")
+    if len(edge.gains) > 1:
+        notes.append("groups differ in momentum, betas or rule: the joint limit is exact (theory.response)")
+    decays = {(float(seat.rule.weight_decay), seat.rule.decoupled) for seat in moving}
+    if any(weight for weight, _ in decays):
+        kind = "coupled" if any(weight and not decoupled for weight, decoupled in decays) else "decoupled"
+        notes.append(f"{kind} weight decay up to {max(weight for weight, _ in decays):g} is part of the limit")
+    if any(seat.rule.unit_only_grows for seat in moving):
+        notes.append("AdaGrad's unit only grows, so that any lr ends up stable: this is the limit of the unit as it is")
+    if s <= 0:
+        notes.append("no direction curves upwards: nothing limits the lr here")
+    return notes
