@@ -18,7 +18,7 @@ from PIL import Image
 from eigenstep import draw
 from eigenstep.article import claims, experiments, figures, tuned
 from eigenstep.cli import demo, main
-from eigenstep.spectrum import read_envelope
+from eigenstep.files import read_envelope
 
 
 def run(*arguments: str) -> Result:

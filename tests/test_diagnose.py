@@ -18,8 +18,8 @@ from eigenstep.cli import main
 from eigenstep.curvature.operators.hessian import HessianOperator
 from eigenstep.diagnosis.page import diagnosis_page
 from eigenstep.diagnosis.verdict import VERDICTS, Facts, Silence, code_of, sentence_of
+from eigenstep.files import read_envelope
 from eigenstep.html import Page
-from eigenstep.spectrum import read_envelope
 from eigenstep.theory import radii
 
 F64 = torch.float64

@@ -9,8 +9,8 @@ from explorer_page import counts, drawn, until, visit
 from playwright.sync_api import Page
 
 import eigenstep as es
+from eigenstep.files import envelope
 from eigenstep.page import export
-from eigenstep.spectrum import envelope
 
 HOSTILE = '</script><img src=x onerror="document.title=1"><a href="https://evil.example">x</a>'
 

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "draw": {"errors", "files"},
     "progress": {"errors"},
     "bridge": {"errors", "rules"},
-    "theory": {"errors", "rules", "spectrum", "draw"},
+    "theory": {"errors", "files", "rules", "spectrum", "draw"},
     "problems": GROUND,
     "simulation": GROUND | {"problems"},
     "objective": GROUND,
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "verify": GROUND | {"bridge", "problems", "simulation", "theory"},
     "article": GROUND | {"problems", "simulation", "theory"},
     "training": GROUND | {"objective", "stability"},
-    "page": {"errors", "files", "spectrum"},
+    "page": {"errors", "files"},
 }
 ANYTHING = {"cli", "__init__"}
 

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 import eigenstep as es
 from eigenstep.cli import main
 from eigenstep.errors import BadFile, InvalidValue
+from eigenstep.files import envelope, read_envelope
 from eigenstep.page import Server, export, read_report
 from eigenstep.page.document import plotly, static_files
-from eigenstep.spectrum import envelope, read_envelope
 
 HOSTILE = '</script><script>alert(1)</script><!--\u2028<img src=x onerror="alert(2)">'
 

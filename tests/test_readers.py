@@ -12,9 +12,9 @@ import torch
 
 import eigenstep as es
 from eigenstep.curvature import Density, Measurement
+from eigenstep.files import read_envelope
 from eigenstep.page.document import served_page
 from eigenstep.page.report import read_report
-from eigenstep.spectrum import read_envelope
 from eigenstep.training.record import LogWriter
 
 Use = Callable[[Path], object]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eigenstep as es
-from eigenstep.spectrum import read_envelope, write_envelope
+from eigenstep.files import read_envelope, write_envelope
 
 finite = st.floats(-1e6, 1e6)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eigenstep.errors import BadFile, Unsupported
-from eigenstep.spectrum import jsonable
+from eigenstep.files import jsonable
 from eigenstep.training.norms import PIECE, Norms
 from eigenstep.training.record import LogWriter, read_log, scalars, writer_of
 

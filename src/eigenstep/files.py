@@ -1,7 +1,8 @@
-"""Files: written whole or not at all, refused before the work where they cannot be; read as checked plain data."""
+"""Files: written whole or not at all, refused before the work; the one JSON envelope; read as checked plain data."""
 
 import errno
 import json
+import math
 import os
 import secrets
 import stat
@@ -13,6 +14,7 @@ from typing import Any
 
 from eigenstep.errors import BadFile
 
+FORMAT, VERSION = "eigenstep", 1
 DEEPEST = 100  # nested brackets: ours stay below 20; Python's own walks over data end at some 1,000
 LONGEST = 200  # characters of a path that a message repeats
 PathLike = str | os.PathLike[str]
@@ -113,6 +115,64 @@ def parse(text: str | bytes) -> Any:
         if not level:
             return value
     raise ValueError("its brackets are nested too deeply")
+
+
+def enveloped(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"format": "eigenstep", "version": 1, "kind": kind, ...content}, by which a reader knows our files."""
+    return {"format": FORMAT, "version": VERSION, "kind": kind, **content}
+
+
+def envelope(kind: str, content: Mapping[str, Any]) -> str:
+    """Return content that is `enveloped` as JSON text."""
+    return json.dumps(enveloped(kind, content), indent=1, allow_nan=False)
+
+
+def jsonable(value: Any) -> Any:
+    """Return plain data that JSON can hold: tensors as lists, numbers that are not finite as text.
+
+    >>> jsonable({"a": (1, math.inf)})
+    {'a': [1, 'inf']}
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_envelope(path: PathLike, kind: str, content: Mapping[str, Any]) -> None:
+    """Write the content in its `envelope` to a file, whole or not at all."""
+    write_whole(path, envelope(kind, content) + "\n")
+
+
+def read_envelope(path: PathLike, kind: str) -> dict[str, Any]:
+    """Read a file that `write_envelope` wrote with this kind. Raises BadFile, with the reason, for any other."""
+    text = read_bytes(path)
+    try:
+        content = parse(text)
+    except json.JSONDecodeError as error:
+        raise BadFile(
+            f"{shown(path)}: not whole JSON (line {error.lineno}: {error.msg}); it may be cut off: write it again"
+        ) from error
+    except ValueError as error:
+        raise BadFile(f"{shown(path)}: cannot be read: {error}; it is no file of {FORMAT}, or damaged") from error
+    refuse_other(path, content, kind)
+    return content  # type: ignore[no-any-return]
+
+
+def refuse_other(path: PathLike, content: Any, *kinds: str) -> None:
+    """Raise BadFile unless `content` is a mapping in our envelope, of one of the kinds."""
+    name = shown(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BadFile(f"{name}: not a file of {FORMAT}; its JSON has no 'format': '{FORMAT}'")
+    if content.get("version") != VERSION:
+        version = f"{content.get('version')!r:.40}"
+        raise BadFile(f"{name}: version {version} of the format; this program reads {VERSION}: upgrade {FORMAT}")
+    if content.get("kind") not in kinds:
+        needed = f"a {kinds[0]!r}" if len(kinds) == 1 else f"one of {', '.join(kinds)}"
+        raise BadFile(f"{name}: holds a {content.get('kind')!r:.40}, {needed} is needed here")
 
 
 def wrong_field(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:

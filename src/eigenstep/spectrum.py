@@ -1,6 +1,5 @@
-"""Spectrum, where measuring ends and predicting begins; and the one JSON envelope of every file we write."""
+"""Spectrum, where measuring ends and predicting begins."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -12,12 +11,11 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import BadFile, InvalidValue
-from eigenstep.files import parse, read_bytes, shown, write_whole, wrong_field
+from eigenstep.files import read_envelope, shown, write_envelope, wrong_field
 
 Covers = Literal["all", "top", "bottom", "ends", "density"]
 Operator = Literal["hessian", "ggn", "preconditioned"]
 
-FORMAT, VERSION = "eigenstep", 1
 _FIELDS: dict[str, Any] = {
     **{"values": [float], "bounds": [float], "weights": [float], "dimension": int, "covers": str, "operator": str},
     **{"preconditioner": (dict, None), "provenance": dict},
@@ -203,59 +201,6 @@ class Spectrum:
     def __len__(self) -> int:
         """Return the number of values held, not the dimension."""
         return len(self.values)
-
-
-def envelope(kind: str, content: Mapping[str, Any]) -> str:
-    """Return {"format": "eigenstep", "version": 1, "kind": kind, ...content} as JSON text."""
-    return json.dumps({"format": FORMAT, "version": VERSION, "kind": kind, **content}, indent=1, allow_nan=False)
-
-
-def jsonable(value: Any) -> Any:
-    """Return plain data that JSON can hold: tensors as lists, numbers that are not finite as text.
-
-    >>> jsonable({"a": (1, math.inf)})
-    {'a': [1, 'inf']}
-    """
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_envelope(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any]) -> None:
-    """Write the content in its `envelope` to a file, whole or not at all."""
-    write_whole(path, envelope(kind, content) + "\n")
-
-
-def read_envelope(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
-    """Read a file that `write_envelope` wrote with this kind. Raises BadFile, with the reason, for any other."""
-    text = read_bytes(path)
-    try:
-        content = parse(text)
-    except json.JSONDecodeError as error:
-        raise BadFile(
-            f"{shown(path)}: not whole JSON (line {error.lineno}: {error.msg}); it may be cut off: write it again"
-        ) from error
-    except ValueError as error:
-        raise BadFile(f"{shown(path)}: cannot be read: {error}; it is no file of {FORMAT}, or damaged") from error
-    refuse_other(path, content, kind)
-    return content  # type: ignore[no-any-return]
-
-
-def refuse_other(path: str | os.PathLike[str], content: Any, *kinds: str) -> None:
-    """Raise BadFile unless `content` is a mapping in our envelope, of one of the kinds."""
-    name = shown(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise BadFile(f"{name}: not a file of {FORMAT}; its JSON has no 'format': '{FORMAT}'")
-    if content.get("version") != VERSION:
-        version = f"{content.get('version')!r:.40}"
-        raise BadFile(f"{name}: version {version} of the format; this program reads {VERSION}: upgrade {FORMAT}")
-    if content.get("kind") not in kinds:
-        needed = f"a {kinds[0]!r}" if len(kinds) == 1 else f"one of {', '.join(kinds)}"
-        raise BadFile(f"{name}: holds a {content.get('kind')!r:.40}, {needed} is needed here")
 
 
 def _tensor(name: str, value: Any) -> Tensor:

@@ -27,7 +27,7 @@ def command(out: Path, as_json: bool) -> None:
     from eigenstep.article.experiments import run_experiments
     from eigenstep.article.figures import FIGURES, Results
     from eigenstep.article.tuned import tune_alike
-    from eigenstep.spectrum import jsonable, write_envelope
+    from eigenstep.files import jsonable, write_envelope
 
     began = time.perf_counter()
     where = common.folder(out)

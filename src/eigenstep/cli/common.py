@@ -317,7 +317,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
 
 def print_json(kind: str, content: Mapping[str, Any]) -> None:
     """Print the content in the envelope of every file of ours; infinite and nan numbers as text."""
-    from eigenstep.spectrum import envelope, jsonable
+    from eigenstep.files import envelope, jsonable
 
     echo(envelope(kind, jsonable(content)))
 

@@ -34,7 +34,7 @@ def command(out: Path, as_json: bool) -> None:
     predicted and found by running them on the loss itself and bisecting; how far plain Adam stays from the minimum.
     Then a network on the digits: its limit, a recommended lr, and runs below and above the edge. About two minutes.
     """
-    from eigenstep.spectrum import jsonable, write_envelope
+    from eigenstep.files import jsonable, write_envelope
 
     where = common.folder(out)
     content: dict[str, Any] = {}

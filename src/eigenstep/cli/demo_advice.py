@@ -20,8 +20,8 @@ def advise(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
     """Diagnose gradient descent on digits, recommend an lr, run it and its like above the edge; print, and save."""
     from eigenstep import draw
     from eigenstep.diagnosis import diagnose
+    from eigenstep.files import write_envelope
     from eigenstep.recommendation import recommend
-    from eigenstep.spectrum import write_envelope
 
     with common.one_thread():
         objective, optimizer, batches = _digits()

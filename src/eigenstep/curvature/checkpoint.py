@@ -16,10 +16,9 @@ from torch import Tensor
 from eigenstep.curvature.lanczos import Aim, Search
 from eigenstep.curvature.operators.operator import Operator
 from eigenstep.errors import BadFile
-from eigenstep.files import refuse_unwritable, shown
+from eigenstep.files import read_envelope, refuse_unwritable, shown, write_envelope
 from eigenstep.objective.checks import announce
 from eigenstep.objective.objective import Objective
-from eigenstep.spectrum import read_envelope, write_envelope
 
 EVERY = 60.0  # seconds between two writings
 KIND = "lanczos-checkpoint"

@@ -13,7 +13,8 @@ from eigenstep.diagnosis.rates import Scale, Slowness
 from eigenstep.diagnosis.trial import Trial
 from eigenstep.diagnosis.verdict import VERDICTS, Facts
 from eigenstep.diagnosis.what_if import Change
-from eigenstep.spectrum import Spectrum, envelope, jsonable
+from eigenstep.files import envelope, jsonable
+from eigenstep.spectrum import Spectrum
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.limit import Limit
 

@@ -4,8 +4,7 @@ import os
 from typing import Any
 
 from eigenstep.errors import BadFile
-from eigenstep.files import parse, read_bytes, shown
-from eigenstep.spectrum import refuse_other
+from eigenstep.files import parse, read_bytes, refuse_other, shown
 
 KINDS = ("spectrum", "measurement", "density", "diagnosis", "recommendation", "monitor")
 MOST = 100_000_000  # bytes: more would not be pleasant in a browser

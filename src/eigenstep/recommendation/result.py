@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eigenstep.errors import InvalidValue
-from eigenstep.spectrum import envelope, jsonable
+from eigenstep.files import envelope, jsonable
 from eigenstep.stability.copies import lr_of, set_lr
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.limit import Limit

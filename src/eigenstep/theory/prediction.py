@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue
+from eigenstep.files import jsonable
 from eigenstep.rules import LinearRule, Rule
-from eigenstep.spectrum import Spectrum, jsonable
+from eigenstep.spectrum import Spectrum
 from eigenstep.theory.answers import MOVES, Answers, effective_eigenvalues, fill_counts, notes
 from eigenstep.theory.limits import stable_directions
 from eigenstep.theory.linear import is_oscillating, iteration_matrix, linear, spectral_radius

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eigenstep.errors import BadFile, Unsupported
-from eigenstep.files import parse, read_bytes, shown, wrong_field
-from eigenstep.spectrum import FORMAT, VERSION, jsonable, refuse_other
+from eigenstep.files import FORMAT, enveloped, jsonable, parse, read_bytes, refuse_other, shown, wrong_field
 from eigenstep.training.append import Appended
 
 KIND = "monitor"
@@ -85,7 +84,7 @@ class LogWriter:
     def __init__(
         self, path: str | os.PathLike[str], header: Mapping[str, Any], say: Callable[[str], object] = lambda note: None
     ) -> None:
-        first = _encode(jsonable({"format": FORMAT, "version": VERSION, "kind": KIND, **header}))
+        first = _encode(jsonable(enveloped(KIND, header)))
         self._said, self._say = False, say
         found: list[Record] = []
 
