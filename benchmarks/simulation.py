@@ -99,4 +99,4 @@ def run() -> tuple[list[str], list[list[str]]]:
         rows.append([name, f"{rate:,.0f}", f"{rate / loop:,.0f}", f"{statistics.median(times):.3f}", spread])
     if compiled is None:
         rows.append(["optax", "not installed: pip install -c constraints.txt optax", "", "", ""])
-    return ["contender", "setting-updates a second", "times the loop", "seconds (median)", "range"], rows
+    return ["contender", "setting-updates per second", "times the loop", "seconds (median)", "range"], rows

@@ -17,7 +17,7 @@ import eigenstep as es
 from eigenstep.cli import main
 from eigenstep.curvature.operators.hessian import HessianOperator
 from eigenstep.diagnosis.page import diagnosis_page
-from eigenstep.diagnosis.verdict import VERDICTS, Facts, Silence, code_of, sentence_of
+from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs, ZeroGradient, code_of, sentence_of
 from eigenstep.files import read_envelope
 from eigenstep.html import Page
 from eigenstep.theory import radii
@@ -295,18 +295,24 @@ def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
 
 
 def test_every_verdict_has_words_and_a_place() -> None:
-    silence = Silence(0.9, flat=True)
+    zero_gradient = ZeroGradient(0.9, flat=True)
     for code in set(VERDICTS) - {"one-step", "diverged"}:
-        assert sentence_of(code, Facts(ratio=1.5, clip=0.5, batch_high=2.0, silence=silence), 0.1, 0.2)
+        assert sentence_of(
+            code, VerdictInputs(ratio=1.5, clip=0.5, batch_high=2.0, zero_gradient=zero_gradient), 0.1, 0.2
+        )
     close: dict[str, Any] = {"low": 1.2, "high": 1.3, "memory": True}
-    assert code_of(Facts(ratio=1.25, **close)) == "unstable"
-    assert code_of(Facts(ratio=1.25, **{**close, "memory": False})) == "edge"  # gradient descent turns back from there
-    assert code_of(Facts(ratio=1.25, adaptive=True, young=True, trial_rises=True, **close)) == "warm-up"
-    assert code_of(Facts(ratio=1.25, adaptive=True, young=True, trial_rises=False, **close)) == "adapts"
-    assert code_of(Facts(ratio=1.25, adaptive=True, pull=1.2, **close)) == "unstable"
-    assert code_of(Facts(ratio=1.25, clip=0.5, **close)) == "clipped"
-    assert code_of(Facts(ratio=0.5, low=0.49, high=0.51, lowest=-0.5, possible=1e-3)) == "saddle"
-    assert code_of(Facts(ratio=0.01, low=0.01, high=0.01, lowest=0.0, progress=1.0)) == "safe"  # small, and not slow
+    assert code_of(VerdictInputs(ratio=1.25, **close)) == "unstable"
+    assert (
+        code_of(VerdictInputs(ratio=1.25, **{**close, "memory": False})) == "edge"
+    )  # gradient descent turns back from there
+    assert code_of(VerdictInputs(ratio=1.25, adaptive=True, young=True, trial_rises=True, **close)) == "warm-up"
+    assert code_of(VerdictInputs(ratio=1.25, adaptive=True, young=True, trial_rises=False, **close)) == "adapts"
+    assert code_of(VerdictInputs(ratio=1.25, adaptive=True, decay_term=1.2, **close)) == "unstable"
+    assert code_of(VerdictInputs(ratio=1.25, clip=0.5, **close)) == "clipped"
+    assert code_of(VerdictInputs(ratio=0.5, low=0.49, high=0.51, lowest=-0.5, possible=1e-3)) == "saddle"
+    assert (
+        code_of(VerdictInputs(ratio=0.01, low=0.01, high=0.01, lowest=0.0, progress=1.0)) == "safe"
+    )  # small, and not slow
 
 
 MINE = """

@@ -121,7 +121,7 @@ def check(files: tuple[str, ...] | None, share: int = 1) -> int:
     before = state(model)
 
     def call() -> None:
-        objective._facts, objective.batches.counts = None, []
+        objective._checked, objective.batches.counts = None, []
         es.measure(objective, tol=0.5, quick=True, max_products=3)
 
     call()

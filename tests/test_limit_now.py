@@ -254,4 +254,4 @@ def test_every_rule_of_ours_turns_one_way(rule: type[es.LinearRule]) -> None:
     answer = response(rule())
     assert answer.passive
     limit = float(frozen_limit(rule(), torch.tensor(3.0, dtype=F64)))
-    assert 1 / (3 * answer.gain + answer.pull) == pytest.approx(limit, rel=1e-8)
+    assert 1 / (3 * answer.gain + answer.decay_term) == pytest.approx(limit, rel=1e-8)

@@ -118,7 +118,7 @@ def test_06_a_saddle_at_a_symmetric_start() -> None:
     found = diagnosed(net, sgd, batch)
     assert found.verdict == "saddle"
     assert found.lowest is not None and float(found.lowest.values[0]) < -0.01
-    assert found.silent > 0.9
+    assert found.zero_gradient_share > 0.9
     losses(net, sgd, batch, 50)
     assert not bool(net[0].weight.any())  # it stays where it is
 
@@ -130,7 +130,7 @@ def test_07_dead_relus() -> None:
     for optimizer in (SGD(net.parameters(), lr=0.1), torch.optim.Adam(net.parameters())):
         found = diagnosed(net, optimizer, batch)
         assert found.verdict == "dead" and "irrelevant" in found.sentence
-        assert found.silent == pytest.approx(1 - 10 / sum(p.numel() for p in net.parameters()))
+        assert found.zero_gradient_share == pytest.approx(1 - 10 / sum(p.numel() for p in net.parameters()))
 
 
 class Times(nn.Module):

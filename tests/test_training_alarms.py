@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import eigenstep as es
 from eigenstep.training import Monitor, Postmortem, after_the_fact, read_log
 from eigenstep.training.alarms import RatioWatch, Usual
-from eigenstep.training.anomaly import Evidence, judge
+from eigenstep.training.anomaly import Jump, judge
 
 AT = 120  # the update at which something is done to the run
 Batch = tuple[Tensor, Tensor]
@@ -211,7 +211,7 @@ def test_each_kind_of_evidence_is_weighed() -> None:
             "earlier": None,
             "moved": None,
         }
-        return judge(Evidence(**{**nothing, **given}))
+        return judge(Jump(**{**nothing, **given}))
 
     assert verdict(probe_factor=1.1) == ("data", "gradient")  # the batch alone jumped
     assert verdict(probe_factor=0.2, ratio=3.0) == ("data", "gradient")  # whatever the ratio

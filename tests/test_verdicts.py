@@ -1,4 +1,4 @@
-"""Verdicts against the runs they speak of: dead or asleep, nothing trains, unbounded."""
+"""Verdicts against the runs they speak of: dead or without a gradient yet, nothing trains, unbounded."""
 
 from collections.abc import Callable
 
@@ -97,7 +97,7 @@ def test_what_wakes_after_the_first_updates_is_not_dead(name: str) -> None:
     before = [p.detach().clone() for p in model.parameters()]
     found = es.diagnose(objective, optimizer)
     assert found.verdict not in ("dead", "saddle") and found.ratio is not None
-    assert found.silent > 0.5 and "come alive" in found.sentence
+    assert found.zero_gradient_share > 0.5 and "come alive" in found.sentence
     advice = es.recommend(objective, optimizer, train=[batch], budget=100)
     assert advice.trains and advice.lr is not None
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
@@ -118,7 +118,7 @@ def test_what_stays_without_gradient_is_still_dead(name: str) -> None:
     assert advice.lr is None and not advice.trains and "99% of the parameters have no gradient" in advice.reason
     trained(model, optimizer, cross_entropy, batch, 200)  # weight decay moves what has no gradient
     silent = sum(p.numel() for p in model.parameters() if not bool(p.grad.any())) / objective.size
-    assert silent == pytest.approx(found.silent) and silent > 0.98
+    assert silent == pytest.approx(found.zero_gradient_share) and silent > 0.98
 
 
 def noisy(floor: float) -> tuple[nn.Module, Loss, Batch]:

@@ -105,7 +105,7 @@ def test_a_summed_loss_is_judged_for_the_loop_that_is_run(sizes: tuple[int, ...]
     expected = 0.01 / 2 * float(whole[0]) / len(sizes)
     found = es.limit_now(summed, optimizer)
     assert found.ratio == pytest.approx(expected, rel=1e-6)
-    assert any("one update a batch" in note for note in found.notes)
+    assert any("one update per batch" in note for note in found.notes)
     assert es.diagnose(summed, optimizer).ratio == pytest.approx(expected, rel=1e-6)
     with es.Monitor(summed, optimizer) as monitor:
         optimizer.zero_grad()

@@ -191,7 +191,7 @@ def region(lr: Any, momentum: Any, radius: Any, ax: "Axes | None" = None) -> "Ax
 
 
 def bars(labels: Sequence[str], groups: Mapping[str, Sequence[float | None]], ax: "Axes | None" = None) -> "Axes":
-    """Draw horizontal bars, a row a label, a colour a group, each with its count; None is drawn as a dash.
+    """Draw horizontal bars, a row per label, a colour per group, each with its count; None is drawn as a dash.
 
     >>> ax = bars(["a", "b"], {"printed": [420, None], "tuned": [320, 47]})
     >>> len(ax.patches), [text.get_text() for text in ax.texts]

@@ -24,9 +24,9 @@ class Run:
     """What `simulate` found: for one run numbers and None; for lanes of shape B int64 tensors, -1 standing for None.
 
     steps: first update after which the tolerance was met (0: at the start). last_above: last update after which it
-    was not (-1: always met; `limit`: to the end, or the lane left), if the run was told to settle. left: the update
+    was not (-1: always met; `limit`: to the end, or the lane diverged), if the run was told to settle. left: the update
     after which the lane was out of bounds or no longer finite. final: the last points (B..., n), of losses
-    final_loss (B...); of a lane that left, the last finite ones. Where kept, losses and radii are (B..., K + 1) and
+    final_loss (B...); of a lane that diverged, the last finite ones. Where kept, losses and radii are (B..., K + 1) and
     points (B..., K + 1, n), K the updates of the longest lane; a lane that ended earlier repeats its last row. Nothing
     here is nan or infinite.
     """
@@ -62,7 +62,7 @@ class Run:
     def article_count(self) -> Count:
         """Passes of the article's loop, which tests the loss before each step and the box after it.
 
-        steps + 1 for a lane that met the tolerance, `left` for one that left first; missing for the others.
+        steps + 1 for a lane that met the tolerance, `left` for one that diverged first; missing for the others.
         """
         if isinstance(self.steps, Tensor):
             return torch.where(self.steps != MISSING, self.steps + 1, torch.as_tensor(self.left))
@@ -84,14 +84,14 @@ def simulate(
     settle: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Run:
-    """Run a rule on a problem for up to `steps` updates, each lane until it meets its tolerance or leaves.
+    """Run a rule on a problem for up to `steps` updates, each lane until it meets its tolerance or diverges.
 
     The lanes B are the broadcast of rule.lanes and start.shape[:-1]: a grid is lr of shape (I, 1) with momentum of
     shape (J,), or starts of shape (K, n). The dtype is that of `start`, float64 unless it is a floating tensor.
 
     loss, radius: the tolerance, `loss` on the loss and (or) `radius` on the distance to the nearest minimum. With
     `settle` a lane goes on after meeting it, to `steps`, so that the last update above it is known. box, ball: a
-    lane leaves when a coordinate is not inside (-box, box), when its distance to the nearest minimum reaches `ball`,
+    lane diverges when a coordinate is not inside (-box, box), when its distance to the nearest minimum reaches `ball`,
     or when point or loss is not finite. keep: any of 'losses', 'radii', 'points'. point: 'iterate', or 'stored' for
     the point the rule stores (Nesterov's look-ahead in torch); losses, distances and bounds refer to it.
     progress(done, total) is called about a hundred times.

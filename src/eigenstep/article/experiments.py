@@ -46,7 +46,7 @@ class Outcome:
     article_count: in float64; float32: in the article's own precision; predicted: without running, for a linear method;
     rotated: with the eigenvectors turned by 45 degrees, and predicted_rotated. diverged: it left the box. settled: from
     which update the loss stays below for ever, predicted, and found again over `within` updates: a stable linear method
-    only. last_above: the last update above the tolerance within `within`; None where it left. losses (k + 1,) and
+    only. last_above: the last update above the tolerance within `within`; None where it diverged. losses (k + 1,) and
     points (k + 1, 2) at updates 0 to k; errors (k + 1, 2) as predicted along the eigenvectors, None for an adaptive
     method.
     """

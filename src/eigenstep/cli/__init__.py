@@ -1,4 +1,4 @@
-"""The command line: one file a command, imported only when that command runs, so that --help needs no torch."""
+"""The command line: one file per command, imported only when that command runs, so that --help needs no torch."""
 
 import importlib
 import sys

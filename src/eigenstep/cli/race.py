@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     metavar="NAME:lr=..,..",
     help="A rule with its settings, as adam:lr=0.01,betas=0.9,0.99; once for each.",
 )
-@click.option("--start", type=common.numbers, help="Where to begin: one number a coordinate [default: the problem's].")
+@click.option(
+    "--start", type=common.numbers, help="Where to begin: one number per coordinate [default: the problem's]."
+)
 @click.option("--loss", type=common.number, help="Tolerance on the loss above the minimum's [default: 1e-6].")
 @click.option("--radius", type=common.number, help="Tolerance on the distance to the minimum.")
-@click.option("--box", type=common.number, help="A rule has left when a coordinate is this large [default: never].")
+@click.option("--box", type=common.number, help="A rule has diverged when a coordinate is this large [default: never].")
 @click.option("--steps", type=click.IntRange(min=1), default=10_000, show_default=True, help="Updates of each rule.")
 @common.out_option("results/race")
 @common.json_option

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eigenstep.curvature.lanczos import Aim, Search
+from eigenstep.curvature.lanczos import Aim, LanczosRun
 from eigenstep.curvature.operators.operator import Operator
 from eigenstep.errors import BadFile
 from eigenstep.files import read_envelope, refuse_unwritable, shown, write_envelope
@@ -27,7 +27,7 @@ _SEARCH = ("warm", "inherited", "phase", "steady", "restarts", "looked_again", "
 
 
 class Checkpoint:
-    """Writes and reads a Search under one path; refuses a file of another problem, and a path that cannot be written.
+    """Writes and reads a LanczosRun under one path; refuses another problem's file, and a path that cannot be written.
 
     A disk that is full later costs a warning, not the search.
     """
@@ -42,12 +42,12 @@ class Checkpoint:
         }
         self.problem |= {k: v for k, v in asdict(aim).items() if k != "max_products"}
 
-    def now_and_then(self, search: Search) -> None:
+    def now_and_then(self, search: LanczosRun) -> None:
         """Write if the last time is long ago."""
         if time.monotonic() - self.last >= EVERY:
             self.write(search)
 
-    def write(self, search: Search) -> None:
+    def write(self, search: LanczosRun) -> None:
         """Write the search as it stands between two products."""
         k = search.krylov
         state = {
@@ -68,7 +68,7 @@ class Checkpoint:
         except BadFile as error:
             announce(f"measure goes on without a checkpoint: {error}")
 
-    def resume(self, search: Search) -> None:
+    def resume(self, search: LanczosRun) -> None:
         """Put the search where the file left it; nothing if there is no file. Raises BadFile for another problem's."""
         if not os.path.exists(self.path):
             return

@@ -1,4 +1,4 @@
-"""Lanczos until the wanted eigenvalues are certain: residuals small, identity confirmed, multiplicity looked for."""
+"""Lanczos until the wanted eigenvalues are certain: residuals small, extremality confirmed, multiplicity looked for."""
 
 import math
 import zlib
@@ -70,7 +70,7 @@ class Aim:
 
 
 @dataclass
-class Search:
+class LanczosRun:
     """A search under way: the basis, and how long the wanted values have stood still.
 
     The search converges (residuals), confirms (more products along the chain), then, when more than one value is
@@ -108,7 +108,7 @@ class Search:
         return ritz
 
     def evidence(self, certified: bool) -> str:
-        """What the identity of the values rests on, in words."""
+        """What the extremality of the values rests on, in words."""
         if self.krylov.complete:
             return "complete: the basis spans the whole space"
         if not certified:
@@ -207,7 +207,7 @@ class Search:
 
 def begin(
     operator: Operator, aim: Aim, *, seed: int, capacity: int, start: Tensor | None = None, inherited: bool = False
-) -> Search:
+) -> LanczosRun:
     """Return a search that begins at a random vector, or at the given ones (k, n), `inherited` if those are certified.
 
     Each set of given vectors has fresh starts of its own, lest every refresh of a series look in the same place.
@@ -220,7 +220,7 @@ def begin(
     warm = bool(krylov.pending)
     if not warm:
         krylov.add()
-    return Search(aim, krylov, warm, warm and inherited and len(krylov.pending) >= aim.count)
+    return LanczosRun(aim, krylov, warm, warm and inherited and len(krylov.pending) >= aim.count)
 
 
 def random_start_excess(n: int, steps: int, chance: float = 1e-3) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eigenstep.curvature.checkpoint import Checkpoint
 from eigenstep.curvature.krylov import Ritz
-from eigenstep.curvature.lanczos import Aim, Search, Which, begin, random_start_excess
+from eigenstep.curvature.lanczos import Aim, LanczosRun, Which, begin, random_start_excess
 from eigenstep.curvature.operators.ggn import GGNOperator
 from eigenstep.curvature.operators.hessian import HessianOperator, Method
 from eigenstep.curvature.operators.operator import Operator, as_operator
@@ -54,9 +54,9 @@ def measure(
     source: an Objective, or what `as_operator` takes. which: 'largest' by value, 'smallest', 'ends' (`top` at each), or
     'magnitude'. Values come largest first. tol: |A v - value v| <= tol * max(|value|, 1e-3 |A|). Lanczos with two-pass
     reorthogonalisation and thick restarts, from a random start (`seed`).
-    Identity: after convergence, `confirm` more products must leave every value in place (to tol / 200); where several
-    values are wanted, or with a warm `start`, a fresh random start in the rest of the space must show nothing new.
-    quick=True drops this, and the result says so.
+    Extremality (that they are the largest): after convergence, `confirm` more products must leave every value in place
+    (to tol / 200); where several values are wanted, or with a warm `start`, a fresh random start in the rest of the
+    space must show nothing new. quick=True drops this, and the result says so.
     start: eigenvectors (k, n) or an earlier measurement with vectors: a refresh then takes some 2 products (quick), or
     7 if the earlier one is certified, 5 of them from a fresh random start. optimizer: then the operator is P^-1/2 (H +
     wI) P^-1/2 with its live second moments. curvature: 'hessian' or 'ggn'. method: how products are made, see
@@ -169,7 +169,7 @@ def _rows(given: Tensor) -> Tensor:
     return given[None] if given.dim() == 1 else given
 
 
-def _run(search: Search, work: Task, saver: Checkpoint | None) -> tuple[Ritz, bool]:
+def _run(search: LanczosRun, work: Task, saver: Checkpoint | None) -> tuple[Ritz, bool]:
     """Step until done; on Ctrl-C return what there is."""
     clock = Clock(search.aim.tol, search.aim.confirm)
     ritz = search.krylov.ritz() if search.krylov.m else None
@@ -192,7 +192,7 @@ def _run(search: Search, work: Task, saver: Checkpoint | None) -> tuple[Ritz, bo
 
 
 def _result(
-    source: Any, search: Search, ritz: Ritz, interrupted: bool, seed: int, vectors: bool, seconds: float
+    source: Any, search: LanczosRun, ritz: Ritz, interrupted: bool, seed: int, vectors: bool, seconds: float
 ) -> Measurement:
     """Put the answer together, with everything that says how certain it is."""
     aim, krylov = search.aim, search.krylov
@@ -215,7 +215,7 @@ def _result(
     shapes: tuple[tuple[int, ...], ...] = ()
     if isinstance(source, Objective):
         notes, names, shapes = source.notes, source.names, tuple(tuple(p.shape) for p in source.params)
-    notes += tuple(operator.said())
+    notes += tuple(operator.notes())
     if krylov.mismatch**0.5 > aim.tol * krylov.scale:
         notes += ("products are neither symmetric nor repeatable to the tolerance: a noisy loss, or wrong derivatives",)
     provenance: dict[str, Any] = {
@@ -254,7 +254,7 @@ def _result(
 
 def measured_by(source: Any, operator: Operator, seed: int) -> dict[str, Any]:
     """Versions, seed, dtype, data and how the products were made, for a result's provenance."""
-    said: dict[str, Any] = {
+    header: dict[str, Any] = {
         "eigenstep": _version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -263,8 +263,8 @@ def measured_by(source: Any, operator: Operator, seed: int) -> dict[str, Any]:
         **operator.provenance,
     }
     if isinstance(source, Objective):
-        said |= {**data_of(source), "notes": [*source.notes, *operator.said()]}
-    return said
+        header |= {**data_of(source), "notes": [*source.notes, *operator.notes()]}
+    return header
 
 
 def data_of(objective: Objective) -> dict[str, Any]:

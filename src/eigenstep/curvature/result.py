@@ -46,8 +46,8 @@ class Measurement(Spectrum):
     bounds: half-widths. While only the residual is known (`quick`, or not converged) they are the residual norms: some
     eigenvalue lies within. Once `certified`, never below tol * |value|: hidden neighbours are looked for to that
     resolution, no finer. residuals: (k,) |A v - value v| of the unit vectors, rounding and noise included, a theorem.
-    converged: residuals within the tolerance and, unless `quick`, identity confirmed. certified: these are the wanted
-    eigenvalues with their multiplicities, by the evidence that provenance['identity'] states.
+    converged: residuals within the tolerance and, unless `quick`, confirmed to be the wanted ones. certified: these
+    are the wanted eigenvalues with their multiplicities, by the evidence that provenance['identity'] states.
     vectors: (k, n) unit eigenvectors, if asked for. directions: the unit moves of the parameters that they stand for,
     P^-1/2 v on a preconditioned operator, else the same; `named(i)` gives one as parameter-shaped tensors. notes: what
     the reader should know.
@@ -67,7 +67,7 @@ class Measurement(Spectrum):
 
     @property
     def certified(self) -> bool:
-        """Whether the identity of the values was confirmed, not their residuals alone."""
+        """Whether the values were confirmed to be the extreme ones, beyond their residuals."""
         return bool(self.provenance.get("certified", False))
 
     def named(self, i: int = 0) -> dict[str, Tensor]:
@@ -115,7 +115,7 @@ class Measurement(Spectrum):
         if self.certified:
             return "converged and certified"
         if self.converged:
-            return "residuals converged; identity not certified (quick)"
+            return "residuals converged; not certified to be the extreme ones (quick)"
         return "NOT converged: the bounds hold for some eigenvalue, which ones is open"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.diagnosis.evidence import STAGES, Evidence
+from eigenstep.diagnosis.evidence import STAGES, DiagnosisMeasurements
 from eigenstep.diagnosis.minibatches import first_batches
 from eigenstep.diagnosis.result import Diagnosis
 from eigenstep.errors import InvalidValue
@@ -64,8 +64,8 @@ def diagnose(
             return Diagnosis.diverged(loss, seconds=time.perf_counter() - began)
         _refuse_strangers(objective, optimizer)
         objective = objective.per_update()
-        evidence = Evidence(objective, optimizer, clip, horizon, quick, tol, seed, minis, work.part)
-        return evidence.diagnosis(began)
+        under_way = DiagnosisMeasurements(objective, optimizer, clip, horizon, quick, tol, seed, minis, work.part)
+        return under_way.diagnosis(began)
 
 
 def _refuse_strangers(objective: Objective, optimizer: torch.optim.Optimizer) -> None:

@@ -18,16 +18,16 @@ from eigenstep.diagnosis.minibatches import Spread, spread_of
 from eigenstep.diagnosis.orbit import orbit_of
 from eigenstep.diagnosis.rates import Slowness, one_rule, slowness
 from eigenstep.diagnosis.result import Diagnosis
-from eigenstep.diagnosis.trial import Trial, trial_of
-from eigenstep.diagnosis.verdict import Facts, code_of, one_step_sentence, sentence_of
-from eigenstep.diagnosis.what_if import HALF, Change, what_if
+from eigenstep.diagnosis.trial import TrialUpdates, trial_of
+from eigenstep.diagnosis.verdict import VerdictInputs, code_of, one_step_sentence, sentence_of
+from eigenstep.diagnosis.what_if import HALF, WhatIfRow, what_if
 from eigenstep.errors import Unsupported
 from eigenstep.objective import Objective
 from eigenstep.rules import LinearRule
 from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
 from eigenstep.stability.joint_limit import Edge, edge_of
 from eigenstep.stability.limit import Limit, limit_now, ratio_alone
-from eigenstep.stability.silence import Silence, silence_of
+from eigenstep.stability.zero_gradient import ZeroGradient, zero_gradient_of
 
 STAGES = ("loss and gradient", "the limit", "negative curvature", "the slow directions", "layers", "mini-batches")
 _FLOOR = 8.0  # times sharpness times loss; twice would do where the sharpness stayed what it is here
@@ -37,7 +37,7 @@ _LOWEST = 60  # products for the most negative eigenvalue, to a tenth
 
 
 @dataclass(eq=False)
-class Evidence:
+class DiagnosisMeasurements:
     """One diagnosis under way: each part measured once, in the order in which the parts need each other."""
 
     objective: Objective
@@ -58,8 +58,8 @@ class Evidence:
 
     def diagnosis(self, began: float) -> Diagnosis:
         """Measure everything and put it together."""
-        silence = self._silent()
-        linear, dead = self._linear(), silence.flat
+        zero_gradient = self._zero_gradient()
+        linear, dead = self._linear(), zero_gradient.flat
         edge = limit = None
         if linear is None and not dead and self._movable():
             self._tell(1)
@@ -77,7 +77,7 @@ class Evidence:
         self._tell(2)
         lowest = None if dead else self._lowest()
         slow = spread = direction = trial = None
-        changes: list[Change] = []
+        changes: list[WhatIfRow] = []
         alone: dict[str, float] = {}
         if edge is not None and limit is not None:
             slow, changes = self._slow(edge, limit)
@@ -91,27 +91,27 @@ class Evidence:
                 spread = self._spread(edge, limit)
         critical = None if dead else self._critical(needed=linear is not None)
         named = direction.shares if direction is not None else ({} if dead else self._plain_shares())
-        facts = self._facts(edge, limit, slow, lowest, spread, silence, trial)
+        inputs = self._inputs(edge, limit, slow, lowest, spread, zero_gradient, trial)
         if critical is not None and critical.multiple == math.inf:
-            facts = replace(facts, bottomless=bottomless(self.objective, self.optimizer))
+            inputs = replace(inputs, bottomless=bottomless(self.objective, self.optimizer))
         if direction is not None and limit is not None:
             off = next((change.ratio for change in changes if change.name == "nesterov off"), None)
             alone_each = tuple(limit.alone.values())
             where, origin = direction.where, direction.origin
-            facts = replace(facts, where=where, origin=origin, alone=alone_each, nesterov_off=off)
+            inputs = replace(inputs, where=where, origin=origin, alone=alone_each, nesterov_off=off)
         half = next((change for change in changes if change.name == HALF), None)
         if half is not None and half.tenfold is not None and changes[0].tenfold is not None:
-            facts = replace(facts, raised=(half.lr, half.tenfold, changes[0].tenfold))
-        code = code_of(facts)
-        if code == "done" or (code in ("adapts", "edge") and not facts.young):
+            inputs = replace(inputs, raised=(half.lr, half.tenfold, changes[0].tenfold))
+        code = code_of(inputs)
+        if code == "done" or (code in ("adapts", "edge") and not inputs.young):
             found = orbit_of(self.objective, self.optimizer, None if limit is None else limit.sharpness)
-            facts = replace(facts, orbit=None if found is None else found.words())
+            inputs = replace(inputs, orbit=None if found is None else found.words())
         if critical is not None and linear is not None and code != "done":
             name = type(self.optimizer).__name__
             code, sentence = "one-step", one_step_sentence(name, critical.multiple, critical.reason)
         else:
             lr, edge_lr = (limit.lr, limit.max_stable_lr) if limit is not None else (0.0, 0.0)
-            sentence = sentence_of(code, facts, lr, edge_lr)
+            sentence = sentence_of(code, inputs, lr, edge_lr)
         return Diagnosis(
             verdict=code,
             sentence=sentence,
@@ -128,13 +128,13 @@ class Evidence:
             slow=slow,
             lowest=lowest,
             spread=spread,
-            clip=facts.clip,
+            clip=inputs.clip,
             trial=trial,
             critical=critical,
             changes=tuple(changes),
-            silent=silence.share,
-            facts=facts,
-            notes=tuple(self._notes(limit, facts, spread)),
+            zero_gradient_share=zero_gradient.share,
+            inputs=inputs,
+            notes=tuple(self._notes(limit, inputs, spread)),
             reasons={**({} if limit is None else limit.reasons), **self.reasons},
             products=self.products,
             seconds=time.perf_counter() - began,
@@ -156,11 +156,11 @@ class Evidence:
     def _tell(self, stage: int) -> None:
         self.tell(stage, len(STAGES), STAGES[stage])
 
-    def _silent(self) -> Silence:
-        silence, found = silence_of(self.objective, self.gradient, self.seed)
+    def _zero_gradient(self) -> ZeroGradient:
+        zero_gradient, found = zero_gradient_of(self.objective, self.gradient, self.seed)
         if found is not None:
             self._count(found)
-        return silence
+        return zero_gradient
 
     def _lowest(self) -> Measurement:
         found = measure(
@@ -169,7 +169,7 @@ class Evidence:
         self._count(found)
         return found
 
-    def _slow(self, edge: Edge, limit: Limit) -> tuple[Slowness | None, list[Change]]:
+    def _slow(self, edge: Edge, limit: Limit) -> tuple[Slowness | None, list[WhatIfRow]]:
         """How slow the slow directions are, and the table of changes: both need one rule for all groups."""
         scale, top = one_rule(edge), float(limit.edge.values[0])
         if scale is None or not edge.moving:
@@ -178,8 +178,8 @@ class Evidence:
             return None, []
         self._tell(3)
         decay = [
-            p.detach() * (0.0 if seat.rule.decoupled else float(seat.rule.weight_decay))
-            for p, seat in zip(self.objective.params, edge.seats, strict=True)
+            p.detach() * (0.0 if entry.rule.decoupled else float(entry.rule.weight_decay))
+            for p, entry in zip(self.objective.params, edge.parameters, strict=True)
         ]
         found = slowness(
             self.objective,
@@ -209,7 +209,7 @@ class Evidence:
         if len(ordered) > _LAYERS:
             self.reasons["layers"] = f"the {_LAYERS} layers with the largest shares, of {len(ordered)}"
         options = {"quick": True, "tol": 0.05, "seed": self.seed}
-        movable = {seat.name for seat in edge.seats if seat.moves}
+        movable = {entry.name for entry in edge.parameters if entry.moves}
         moving = [block for block in ordered[:_LAYERS] if movable.intersection(blocks[block])]
         return {block: ratio_alone(self.objective, self.optimizer, blocks[block], **options) for block in moving}
 
@@ -230,28 +230,30 @@ class Evidence:
         named = shares(self.objective, found.directions[0])
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 
-    def _facts(
+    def _inputs(
         self,
         edge: Edge | None,
         limit: Limit | None,
         slow: Slowness | None,
         lowest: Measurement | None,
         spread: Spread | None,
-        silence: Silence,
-        trial: Trial | None,
-    ) -> Facts:
+        zero_gradient: ZeroGradient,
+        trial: TrialUpdates | None,
+    ) -> VerdictInputs:
         clip = None
         if self.clip is not None:
             length = spread.gradient_norm if spread is not None else vec.norm(self.gradient)
             clip = min(1.0, self.clip / length) if length > 0 else 1.0
         if edge is None or limit is None:
-            return Facts(silence=silence, left=self._left(None), clip=clip, horizon=self.horizon)
+            return VerdictInputs(
+                zero_gradient=zero_gradient, remaining=self._remaining(None), clip=clip, horizon=self.horizon
+            )
         low, high = limit.interval or (0.0, 0.0)
         sharp = limit.sharpness or 0.0
         bottom = None if lowest is None else float(lowest.values[0]) + limit.coupled_decay
         if bottom is not None:
             bottom = bottom / sharp if sharp > 0 else -math.inf if bottom < 0 else 0.0
-        return Facts(
+        return VerdictInputs(
             ratio=limit.ratio,
             low=low,
             high=high,
@@ -260,20 +262,20 @@ class Evidence:
             only_grows=all(rule.unit_only_grows for rule in edge.rules),
             young=limit.young,
             memory=any(rule.buffer_names for rule in edge.rules),
-            pull=max(seat.lr * seat.response.pull for seat in edge.seats),
+            decay_term=max(entry.lr * entry.response.decay_term for entry in edge.parameters),
             trial_rises=None if trial is None else trial.rises,
             progress=1.0 if slow is None else slow.progress,
             possible=1.0 if slow is None else slow.possible,
-            left=self._left(limit.sharpness),
+            remaining=self._remaining(limit.sharpness),
             lowest=bottom,
-            silence=silence,
+            zero_gradient=zero_gradient,
             clip=clip,
             batch_high=None if spread is None else spread.high,
             batch_times=None if spread is None else spread.times,
             horizon=self.horizon,
         )
 
-    def _left(self, sharpness: float | None) -> float | None:
+    def _remaining(self, sharpness: float | None) -> float | None:
         """The loss over that of the same model with all measured parameters at zero; None where zero is no floor.
 
         A loss that is never negative has |gradient|^2 <= 2 sharpness loss.
@@ -295,7 +297,7 @@ class Evidence:
             self.reasons["critical"] = str(error)
             return None
 
-    def _notes(self, limit: Limit | None, facts: Facts, spread: Spread | None) -> list[str]:
+    def _notes(self, limit: Limit | None, inputs: VerdictInputs, spread: Spread | None) -> list[str]:
         notes = list(limit.notes if limit is not None else self.objective.notes)
         if spread is not None:
             notes.append(
@@ -306,9 +308,9 @@ class Evidence:
             notes.append("mini-batch noise lowers the true edge; its size was not measured")
         if self.clip is None:
             notes.append("gradient clipping is not taken into account: give clip= if you clip")
-        elif facts.clip is not None:
-            how = f"clipping at {self.clip:g} shortens the update to {facts.clip:.0%} here"
-            notes.append(how + (", and the unit with it: the limit does not count it" if facts.adaptive else ""))
+        elif inputs.clip is not None:
+            how = f"clipping at {self.clip:g} shortens the update to {inputs.clip:.0%} here"
+            notes.append(how + (", and the unit with it: the limit does not count it" if inputs.adaptive else ""))
         notes.append("loss scaling is not taken into account: gradients are the loss's own, unscaled")
         if any("initial_lr" in group for group in self.optimizer.param_groups):
             notes.append("an lr schedule is attached: this is the lr of now, not of the rest of the run")

@@ -91,16 +91,20 @@ class Scale:
 
 def one_rule(edge: Edge) -> Scale | None:
     """Return the rule that all moving groups share, lr and weak decay aside; None where there is none."""
-    moving = [seat for seat in edge.seats if seat.lr > 0]
+    moving = [entry for entry in edge.parameters if entry.lr > 0]
     rule = moving[0].rule
-    alike = {type(seat.rule).__name__ + repr(seat.rule.replace(lr=1.0, weight_decay=0.0)) for seat in moving}
-    shifts = [seat.lr * seat.response.pull for seat in moving]
+    alike = {type(entry.rule).__name__ + repr(entry.rule.replace(lr=1.0, weight_decay=0.0)) for entry in moving}
+    shifts = [entry.lr * entry.response.decay_term for entry in moving]
     if len(alike) > 1 or max(shifts) - min(shifts) > _SAME_PULL:
         return None
     per = moving[0].response.gain * edge.lr
     middle = (max(shifts) + min(shifts)) / 2
-    decay = middle / edge.lr / moving[0].response.pull * float(rule.weight_decay) if moving[0].response.pull else 0.0
-    coupled = max(0.0 if seat.rule.decoupled else float(seat.rule.weight_decay) for seat in moving)
+    decay = (
+        middle / edge.lr / moving[0].response.decay_term * float(rule.weight_decay)
+        if moving[0].response.decay_term
+        else 0.0
+    )
+    coupled = max(0.0 if entry.rule.decoupled else float(entry.rule.weight_decay) for entry in moving)
     return Scale(rule.replace(lr=edge.lr, weight_decay=decay), per, middle, coupled)
 
 

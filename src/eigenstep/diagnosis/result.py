@@ -10,9 +10,9 @@ from eigenstep.curvature import Measurement
 from eigenstep.diagnosis.direction import Direction
 from eigenstep.diagnosis.minibatches import Spread
 from eigenstep.diagnosis.rates import Scale, Slowness
-from eigenstep.diagnosis.trial import Trial
-from eigenstep.diagnosis.verdict import VERDICTS, Facts
-from eigenstep.diagnosis.what_if import Change
+from eigenstep.diagnosis.trial import TrialUpdates
+from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs
+from eigenstep.diagnosis.what_if import WhatIfRow
 from eigenstep.files import envelope, jsonable
 from eigenstep.spectrum import Spectrum
 from eigenstep.stability.critical import CriticalSharpness
@@ -39,7 +39,8 @@ class Diagnosis:
     factor that clipping puts on the update. trial: some updates on copies, where second moments are young and the ratio
     is above 1. critical: the one-step quantity, never to be
     divided by the limit; the verdict rests on it only where there is no linear limit. changes: the what-if
-    table. silent: the share of coordinates in parameters without any gradient. facts: what decided the verdict.
+    table. zero_gradient_share: of the coordinates, those in parameters without any gradient. inputs: what decided the
+    verdict.
     """
 
     verdict: str
@@ -58,11 +59,11 @@ class Diagnosis:
     lowest: Measurement | None = None
     spread: Spread | None = None
     clip: float | None = None
-    trial: Trial | None = None
+    trial: TrialUpdates | None = None
     critical: CriticalSharpness | None = None
-    changes: tuple[Change, ...] = ()
-    silent: float = 0.0
-    facts: Facts = field(default_factory=Facts)
+    changes: tuple[WhatIfRow, ...] = ()
+    zero_gradient_share: float = 0.0
+    inputs: VerdictInputs = field(default_factory=VerdictInputs)
     notes: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     products: int = 0
@@ -77,7 +78,7 @@ class Diagnosis:
     @property
     def assumption(self) -> str:
         """What the verdict holds under."""
-        return _ASSUMPTION + ("; the preconditioner frozen" if self.facts.adaptive else "")
+        return _ASSUMPTION + ("; the preconditioner frozen" if self.inputs.adaptive else "")
 
     @property
     def failing(self) -> bool:
@@ -119,14 +120,15 @@ class Diagnosis:
         }
         content |= {name: None if part is None else part.as_dict() for name, part in named.items()}
         content |= {name: dict(getattr(self, name)) for name in ("shares", "layers", "reasons")}
-        content |= {name: getattr(self, name) for name in ("clip", "silent", "products", "seconds")}
+        content |= {name: getattr(self, name) for name in ("clip", "products", "seconds")}
+        content["silent"] = self.zero_gradient_share
         content["lowest_eigenvalue"] = None if self.lowest is None else float(self.lowest.values[0])
         content["critical"] = None if self.critical is None else self.critical.as_dict()
         content["rule"] = None if self.scale is None else {"name": self.scale.rule.name, **asdict(self.scale.rule)}
         content["limits"] = [change.as_dict() for change in self.changes]
         content["spectrum"] = None if spectrum is None else spectrum.as_dict
         content["notes"] = list(self.notes)
-        content["facts"] = asdict(self.facts)
+        content["facts"] = self.inputs.as_dict()
         return dict(jsonable(content))
 
     def to_json(self) -> str:

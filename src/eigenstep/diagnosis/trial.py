@@ -11,7 +11,7 @@ UPDATES = 20
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialUpdates:
     """The losses of some updates by the optimizer's own rule, on copies, at its lr now, with all the data.
 
     losses: before each update and after the last; it ends early where the loss is not finite.
@@ -29,20 +29,20 @@ class Trial:
         return {"losses": list(self.losses), "rises": self.rises}
 
 
-def trial_of(objective: Objective, edge: Edge, updates: int = UPDATES) -> Trial:
+def trial_of(objective: Objective, edge: Edge, updates: int = UPDATES) -> TrialUpdates:
     """Return what some updates on copies do to the loss; inside a session."""
     points = {id(p): p.detach().clone().requires_grad_() for p in objective.params}
-    states = {id(p): seat.group.state[p] for p, seat in zip(objective.params, edge.seats, strict=True)}
+    states = {id(p): entry.group.state[p] for p, entry in zip(objective.params, edge.parameters, strict=True)}
     losses = [objective.value(points)]
     for update in range(1, updates + 1):
         parts = objective.split(objective.gradient(points))
-        for p, seat, grad in zip(objective.params, edge.seats, parts, strict=True):
+        for p, entry, grad in zip(objective.params, edge.parameters, parts, strict=True):
             key = id(p)
-            moved, states[key] = seat.rule.step(
-                points[key].detach(), grad.to(p.dtype), states[key], seat.group.t + update
+            moved, states[key] = entry.rule.step(
+                points[key].detach(), grad.to(p.dtype), states[key], entry.group.t + update
             )
             points[key] = moved.requires_grad_()
         losses.append(objective.value(points))
         if not math.isfinite(losses[-1]):
             break
-    return Trial(tuple(losses))
+    return TrialUpdates(tuple(losses))

@@ -1,15 +1,16 @@
-"""The plain verdict: one code and one sentence from the facts, each threshold with its reason."""
+"""The plain verdict: one code and one sentence from the measurements, each threshold with its reason."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from eigenstep.stability.silence import DEAD_FROM, DOWNWARDS, Silence
+from eigenstep.stability.zero_gradient import DEAD_FROM, DOWNWARDS, ZeroGradient
 
 VERDICTS = {
     "safe": "below the edge, and moving",
     "edge": "at the edge of stability: normal late in training",
-    "unstable": "above the edge: it leaves",
+    "unstable": "above the edge: it diverges",
     "adapts": "above the frozen limit of a preconditioner that moves: not a prediction of divergence",
     "warm-up": "above the edge while second moments are young: a warm-up is needed",
     "crawling": "far below the edge, and slow for that reason",
@@ -36,14 +37,14 @@ NOISE = 2.0  # times between mini-batches
 
 
 @dataclass(frozen=True)
-class Facts:
+class VerdictInputs:
     """What the verdict rests on; see the fields' homes. None where it is not known.
 
-    ratio, low, high: the stability ratio and its interval. pull: the part of it that decoupled decay alone makes.
-    progress, possible: parts of the loss within the horizon, at this lr and at half the limit. left: the loss over that
-    of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. clip: the factor
-    that clipping puts on the update. batch_high, batch_times: over mini-batches. where, origin: of the sharp direction.
-    alone: each group's own ratio. nesterov_off: the ratio without Nesterov's look-ahead, where there is one.
+    ratio, low, high: the stability ratio and its interval. decay_term: the part of it that decoupled decay alone makes.
+    progress, possible: parts of the loss within the horizon, at this lr and at half the limit. remaining: the loss over
+    that of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. clip: the
+    factor that clipping puts on the update. batch_high, batch_times: over mini-batches. where, origin: of the sharp
+    direction. alone: each group's own ratio. nesterov_off: the ratio without Nesterov's look-ahead, where there is one.
     orbit: words for what an optimizer that does not converge ends in. raised: half the limit, the updates to a tenth
     there, and those as it is. bottomless: words for a loss that falls without a floor along the next update.
     """
@@ -57,12 +58,12 @@ class Facts:
     young: bool = False
     trial_rises: bool | None = None
     memory: bool = False
-    pull: float = 0.0
+    decay_term: float = 0.0
     progress: float = 1.0
     possible: float = 1.0
-    left: float | None = None
+    remaining: float | None = None
     lowest: float | None = None
-    silence: Silence = field(default_factory=Silence)
+    zero_gradient: ZeroGradient = field(default_factory=ZeroGradient)
     clip: float | None = None
     batch_high: float | None = None
     batch_times: float | None = None
@@ -75,20 +76,30 @@ class Facts:
     orbit: str | None = None
     raised: tuple[float, float, float] | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data; the file's keys are older than three of the names."""
+        content = asdict(self)
+        z = self.zero_gradient
+        content["silence"] = {"share": z.share, "wakes": z.revives, "flat": z.flat, "downwards": z.downwards}
+        content["pull"], content["left"] = self.decay_term, self.remaining
+        return {
+            name: value for name, value in content.items() if name not in ("zero_gradient", "decay_term", "remaining")
+        }
 
-def code_of(f: Facts) -> str:
+
+def code_of(f: VerdictInputs) -> str:
     """Return the verdict's code; the first that applies, the gravest first.
 
-    >>> code_of(Facts(ratio=3.0, low=2.9, high=3.1)), code_of(Facts(ratio=1.0, low=0.99, high=1.01))
+    >>> code_of(VerdictInputs(ratio=3.0, low=2.9, high=3.1)), code_of(VerdictInputs(ratio=1.0, low=0.99, high=1.01))
     ('unstable', 'edge')
     """
     convex = f.lowest is not None and f.lowest > -DOWNWARDS
-    finished = f.left is not None and f.left < NOTHING_LEFT
+    finished = f.remaining is not None and f.remaining < NOTHING_LEFT
     if finished and (f.adaptive or f.ratio is None):  # an adaptive rule only circles there, whatever its ratio
         return "done"
-    if f.silence.flat and not finished:
+    if f.zero_gradient.flat and not finished:
         return "dead"
-    if f.silence.downwards and not finished:
+    if f.zero_gradient.downwards and not finished:
         return "saddle"
     edge_to = EDGE_TO_WITH_MEMORY if f.memory else EDGE_TO
     if f.ratio is not None and f.low > edge_to:
@@ -110,8 +121,8 @@ def code_of(f: Facts) -> str:
     return "safe"
 
 
-def _above(f: Facts) -> str:
-    if f.pull > 1:
+def _above(f: VerdictInputs) -> str:
+    if f.decay_term > 1:
         return "unstable"
     if f.only_grows:
         return "adapts"
@@ -122,7 +133,7 @@ def _above(f: Facts) -> str:
     return "unstable"
 
 
-def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
+def sentence_of(code: str, f: VerdictInputs, lr: float, limit: float) -> str:
     """Return the verdict in words, with the numbers that it rests on."""
     r = "" if f.ratio is None else f"{f.ratio:.3g}"
     here = f"lr {lr:.3g} is {r} of the limit {limit:.3g}"
@@ -131,7 +142,7 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
         "safe": f"Stable: {here}." if f.high else "Stable: no direction curves upwards, so nothing limits the lr here.",
         "edge": f"At the edge of stability: {here}. Late in training this is normal; at its start sharpness usually "
         "rises, and a lower lr is safer.",
-        "unstable": f"Unstable: {above}." + _leaves(f),
+        "unstable": f"Unstable: {above}." + _above_the_edge(f),
         "adapts": f"Above the frozen limit: {above} while the preconditioner stays as it is. It moves and makes room: "
         "expect oscillation; this is no prediction of divergence." + _tried(f),
         "warm-up": f"Needs a warm-up: with second moments this young, {above}, and some updates tried on copies raise "
@@ -139,13 +150,13 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
         "crawling": f"Crawling: {here}. {_raise_it(f, limit)}",
         "saddle": "At a saddle: the gradient has almost nothing to offer while the curvature goes down. No lr mends "
         "that; a perturbation or an unsymmetrical initialisation does.",
-        "dead": f"Dead: neither gradient nor curvature reaches {f.silence.share - f.silence.wakes:.0%} of the "
-        "parameters, nor does a gradient once the others have moved; the lr is irrelevant. Look at the "
-        "initialisation, the activations and the inputs.",
+        "dead": "Dead: neither gradient nor curvature reaches "
+        f"{f.zero_gradient.share - f.zero_gradient.revives:.0%} of the parameters, nor does a gradient "
+        "once the others have moved; the lr is irrelevant. Look at the initialisation, the activations and the inputs.",
         "done": "Nothing left to do: what the loss can still lose here is negligible"
         + ("; any stable lr will do." if f.orbit is None else "."),
         "clipped": f"Held by clipping: {above}, but clipping shortens the update to {_percent(f.clip)}. Where the "
-        "gradient becomes small it no longer does, and the optimizer leaves again.",
+        "gradient becomes small it no longer does, and the optimizer diverges again.",
         "noisy": f"Noisy: {here} on all the data, but of single mini-batches it is up to {f.batch_high or 0.0:.3g} "
         "times the limit. The true edge lies lower.",
         "waiting": f"Waiting: lr is 0, as at the start of a warm-up; it may rise to {limit:.3g}.",
@@ -153,19 +164,19 @@ def sentence_of(code: str, f: Facts, lr: float, limit: float) -> str:
     return words[code] + "".join(f" {hint}" for hint in _hints(code, f))
 
 
-def _hints(code: str, f: Facts) -> Iterator[str]:
+def _hints(code: str, f: VerdictInputs) -> Iterator[str]:
     """What else a reader should know at once."""
     if f.orbit is not None:
         yield f.orbit if code == "done" else f"Near a minimum: {f.orbit[0].lower()}{f.orbit[1:]}"
     if f.bottomless is not None:
         yield f"{f.bottomless[0].upper()}{f.bottomless[1:]}."
-    if f.silence.wakes >= DEAD_FROM:
+    if f.zero_gradient.revives >= DEAD_FROM:
         yield (
-            f"{f.silence.wakes:.0%} of the parameters have no gradient yet, but come alive as soon as the others have "
-            "moved; the limit may be another one then: diagnose again after some updates."
+            f"{f.zero_gradient.revives:.0%} of the parameters have no gradient yet, but come alive as soon as the "
+            "others have moved; the limit may be another one then: diagnose again after some updates."
         )
     if code in ("unstable", "adapts", "warm-up", "clipped"):
-        if f.where and f.pull <= 1:
+        if f.where and f.decay_term <= 1:
             yield f"The sharp direction lies {f.where}, put there by {f.origin}."
         if len(f.alone) > 1 and max(f.alone) < 1:
             yield "Each group alone would be stable; together they are not."
@@ -190,7 +201,7 @@ def one_step_sentence(name: str, multiple: float | None, reason: str | None) -> 
     return f"{head}{rises}. A one-step quantity: it says nothing of the steps after."
 
 
-def _raise_it(f: Facts, limit: float) -> str:
+def _raise_it(f: VerdictInputs, limit: float) -> str:
     """How much sooner half the limit would be there: by the table of changes, where its direction curves upwards."""
     if f.raised is None:
         times = 0.5 / (f.ratio or 0.5)
@@ -204,14 +215,14 @@ def _raise_it(f: Facts, limit: float) -> str:
     )
 
 
-def _tried(f: Facts) -> str:
+def _tried(f: VerdictInputs) -> str:
     if f.trial_rises is False:
         return " Second moments this young say little; some updates tried on copies lower the loss."
     return ""
 
 
-def _leaves(f: Facts) -> str:
-    if f.pull > 1:
+def _above_the_edge(f: VerdictInputs) -> str:
+    if f.decay_term > 1:
         return " Decoupled weight decay alone overshoots: lr * weight_decay is above 2."
     if f.clip is not None and f.clip < 1:
         return " Clipping does not shorten the update enough to hold it."

@@ -29,7 +29,7 @@ _SGD = (GradientDescent, Momentum, HeavyBall, EMAMomentum, Nesterov)
 
 
 @dataclass(frozen=True)
-class Change:
+class WhatIfRow:
     """One row: the largest stable lr with the change made, where the row's lr stands to it, and the rate there.
 
     rate: the factor per update, and tenfold: the updates to a tenfold shrink (at least 1), of the error in the
@@ -54,7 +54,7 @@ class Change:
 
 def what_if(
     objective: Objective, limit: Limit, scale: Scale, middle: float | None, top: float, *, at_rest: bool, seed: int
-) -> list[Change]:
+) -> list[WhatIfRow]:
     """Return the table of changes for an optimizer of one rule.
 
     top, middle: the edge's largest eigenvalue and the gradient's median one, in the edge's units. at_rest: the gradient
@@ -79,11 +79,11 @@ def what_if(
         plain = GradientDescent(lr=1.0)
         edge = max_stable_lr(plain, limit.sharpness)
         note = "at half its limit; the rate is not known on this spectrum"
-        rows.append(Change("SGD without momentum", edge / 2, edge, 0.5, None, None, note=note))
+        rows.append(WhatIfRow("SGD without momentum", edge / 2, edge, 0.5, None, None, note=note))
     return rows
 
 
-def _descent_rows(rule: LinearRule, sharp: float, slow: float | None) -> list[Change]:
+def _descent_rows(rule: LinearRule, sharp: float, slow: float | None) -> list[WhatIfRow]:
     """Momentum on or off, Nesterov on or off."""
     own: dict[str, Any] = {name: getattr(rule, name) for name in ("lr", "weight_decay", "decoupled")}
     momentum = momentum_of(rule) or 0.0
@@ -100,7 +100,7 @@ def _descent_rows(rule: LinearRule, sharp: float, slow: float | None) -> list[Ch
     return rows
 
 
-def _decay_rows(scale: Scale, sharp: float, slow: float | None) -> list[Change]:
+def _decay_rows(scale: Scale, sharp: float, slow: float | None) -> list[WhatIfRow]:
     """Weight decay off, or on. The coupled decay of an adaptive rule is inside its spectrum: then there is no row."""
     rule = scale.rule
     if scale.coupled and rule.adaptive:
@@ -115,18 +115,18 @@ def _decay_rows(scale: Scale, sharp: float, slow: float | None) -> list[Change]:
     return [_row(f"weight decay {_DECAY}", rule.replace(weight_decay=_DECAY), sharp, slow)]
 
 
-def _adam(objective: Objective, seed: int) -> Change:
+def _adam(objective: Objective, seed: int) -> WhatIfRow:
     """A fresh Adam with its default lr in the optimizer's place."""
     fresh = torch.optim.Adam(list(objective.params))
     found = limit_now(objective, fresh, quick=True, seed=seed, sharpness=False)
     name, note = f"Adam, lr {Adam().lr:g}", "fresh: P from one gradient; early, and not certified"
-    return Change(name, found.lr, found.max_stable_lr, found.ratio or 0.0, None, None, note=note)
+    return WhatIfRow(name, found.lr, found.max_stable_lr, found.ratio or 0.0, None, None, note=note)
 
 
-def _row(name: str, rule: LinearRule, sharp: float, slow: float | None) -> Change:
+def _row(name: str, rule: LinearRule, sharp: float, slow: float | None) -> WhatIfRow:
     sharpness = torch.tensor(sharp, dtype=torch.float64)
     edge = float(frozen_limit(rule, sharpness)) if sharp > 0 else math.inf
     rate = None if slow is None else float(radii(rule, torch.tensor([slow], dtype=torch.float64))[0])
     tenfold = None if rate is None or not rate < 1 else max(-math.log(10) / math.log(max(rate, 1e-9)), 1.0)
     lr = float(rule.lr)
-    return Change(name, lr, edge, lr / edge if edge else math.inf, rate, tenfold, largest_stable_eigenvalue(rule))
+    return WhatIfRow(name, lr, edge, lr / edge if edge else math.inf, rate, tenfold, largest_stable_eigenvalue(rule))

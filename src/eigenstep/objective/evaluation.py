@@ -24,7 +24,7 @@ Dropout = Literal["off", "fixed"]
 
 
 class Evaluation:
-    """L(w) = sum_b c_b loss(model, b) and its gradient at any w; what an Objective is once its facts are known."""
+    """L(w) = sum_b c_b loss(model, b) and its gradient at any w; what an Objective is once it is checked."""
 
     model: nn.Module
     loss: Loss

@@ -23,12 +23,12 @@ from eigenstep.objective.memory import free_bytes
 from eigenstep.objective.parameters import LINE, chosen_parameters, refuse_criterion, refuse_wrapped, together
 
 Reduction = Literal["mean", "sum"]
-ONE_EACH = "the loss is a batch's sum: judged for a loop that makes one update a batch, so by the mean over batches"
+ONE_EACH = "the loss is a batch's sum: judged for a loop that makes one update per batch, so by the mean over batches"
 NOT_TRAINED = "not the curvature that your optimiser sees: BatchNorm is in eval mode"
 
 
 @dataclass(frozen=True)
-class Facts:
+class Checked:
     """What the check of an objective found: which parameters count, and what is worth saying."""
 
     names: tuple[str, ...]
@@ -56,7 +56,7 @@ class Objective(Evaluation):
     and of a stream 4,096 samples or what fits into half of `memory`: `notes` and provenance then say so.
     mode: 'train' measures what is trained: BatchNorm normalises by each batch (so how the data are cut matters to it),
     a model that is training keeps each module's own mode. 'eval' exists; with BatchNorm its results are labelled.
-    dropout: 'off', or 'fixed': one mask a batch, drawn from `seed`.
+    dropout: 'off', or 'fixed': one mask per batch, drawn from `seed`.
     parameters: names or glob patterns; default all that require a gradient. Tied ones count once; those that the loss
     reaches on none of the batches are left out, and named in `notes`. memory: bytes for kept graphs and data (default:
     half of what is free).
@@ -109,18 +109,18 @@ class Objective(Evaluation):
         self.memory = float(memory) if memory is not None else free_bytes(self.device) / 2
         self.batches = Batches(data, batch_size, self.memory / 2, weight, samples=samples)
         self._placed, self._no_dropout = None, NoDropout()
-        self._facts: Facts | None = None
+        self._checked: Checked | None = None
         self._inherits = False  # whether the parameters are another objective's, reached here or not
 
     def subset(self, parameters: str | Sequence[str]) -> "Objective":
         """Return the same objective as a function of some of its parameters only (names or glob patterns)."""
         part = copy.copy(self)
         part._chosen = chosen_parameters(self.model, parameters)
-        facts, part._facts = self._facts, None
-        if facts is not None and set(part._chosen) <= set(facts.names) and facts.point == self.point():
+        checked, part._checked = self._checked, None
+        if checked is not None and set(part._chosen) <= set(checked.names) and checked.point == self.point():
             chosen = part._chosen.items()
             names, params = tuple(n for n, _ in chosen), tuple(p for _, p in chosen)
-            part._facts = replace(facts, names=names, params=params, unreached=())
+            part._checked = replace(checked, names=names, params=params, unreached=())
         return part
 
     def over(self, data: Any, weight: PerBatch = None) -> "Objective":
@@ -128,7 +128,7 @@ class Objective(Evaluation):
         part = copy.copy(self)
         part.batches = Batches(data, None, self.memory / 4, weight)
         part._chosen = dict(zip(self.names, self.params, strict=True))
-        part._facts, part._inherits = None, True
+        part._checked, part._inherits = None, True
         return part
 
     def per_update(self) -> "Objective":
@@ -137,7 +137,7 @@ class Objective(Evaluation):
             return self
         part = copy.copy(self)
         part.reduction, part.batches = "mean", self.batches.alike()
-        part._facts = replace(self.facts, notes=(*self.notes, ONE_EACH))
+        part._checked = replace(self.checked, notes=(*self.notes, ONE_EACH))
         return part
 
     def point(self) -> tuple[float, ...]:
@@ -148,33 +148,33 @@ class Objective(Evaluation):
     def on(self, model: nn.Module) -> "Objective":
         """Return the same objective as a function of a copy of its model, with the data and checks already made."""
         names = dict(model.named_parameters(remove_duplicate=False))
-        facts, part = self.facts, copy.copy(self)
+        checked, part = self.checked, copy.copy(self)
         part.model, part._chosen = model, {n: names[n] for n in self._chosen}
-        part._facts = replace(facts, params=tuple(names[n] for n in facts.names))
+        part._checked = replace(checked, params=tuple(names[n] for n in checked.names))
         return part
 
     @property
-    def facts(self) -> Facts:
+    def checked(self) -> Checked:
         """What the first use found, checking everything once."""
-        if self._facts is None:
+        if self._checked is None:
             with progress.task("checking the objective"), self.session():
-                self._facts = self._check()
-        return self._facts
+                self._checked = self._check()
+        return self._checked
 
     @property
     def names(self) -> tuple[str, ...]:
         """The measured parameters' names, in the model's order."""
-        return self.facts.names
+        return self.checked.names
 
     @property
     def params(self) -> tuple[nn.Parameter, ...]:
         """The measured parameters, each once."""
-        return self.facts.params
+        return self.checked.params
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of a result should know: dropout, BatchNorm, parameters left out."""
-        return self.facts.notes
+        return self.checked.notes
 
     @property
     def size(self) -> int:
@@ -191,7 +191,7 @@ class Objective(Evaluation):
         total = math.fsum(given)
         return [weight / total for weight in given]
 
-    def _check(self) -> Facts:
+    def _check(self) -> Checked:
         """Evaluate every batch's loss, the first one's twice, and say what is wrong; which parameters they reach."""
         self.batches.read()
         reached: set[int] = set()
@@ -226,7 +226,7 @@ class Objective(Evaluation):
             raise InvalidValue("Objective: the loss reaches none of the parameters that were asked for; choose others")
         params = tuple(self._chosen[n] for n in names)
         notes = tuple(self._notes(unreached, tuple(outside.values()), unmoved, strange))
-        return Facts(names, params, unreached, notes, heaviest, tuple(losses), self.point())
+        return Checked(names, params, unreached, notes, heaviest, tuple(losses), self.point())
 
     def _weighed(self, i: int, batch: Any) -> tuple[Tensor, float]:
         """A batch's loss, and the bytes that its graph keeps beside the parameters."""
@@ -268,7 +268,7 @@ class Objective(Evaluation):
             yield "BatchNorm in train mode: each batch is normalised by itself, so how the data are cut matters"
         drops = bool(recurrent_dropouts(self.model))
         if self.dropout == "fixed" and self.mode == "train":
-            yield f"dropout held at one mask a batch (seed {self.seed})"
+            yield f"dropout held at one mask per batch (seed {self.seed})"
         elif self.mode == "train" and (self._no_dropout.met or drops):
             yield "dropout switched off"
         for said in (subset_note(self.batches.source), self.batches.intake.note()):

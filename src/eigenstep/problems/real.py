@@ -70,8 +70,8 @@ class _LinearModel(RealLoss):
         """mean l(z, y) + 1/2 penalty x^2, and inputs^T l'(z, y) / N + penalty x."""
         inputs, targets, penalty = self.data(x.dtype)
         values, slopes = self._of_score(x @ inputs.T, targets)
-        pull = penalty * x
-        return values.mean(-1) + (pull * x).sum(-1) / 2, slopes @ inputs / len(inputs) + pull
+        shrink = penalty * x
+        return values.mean(-1) + (shrink * x).sum(-1) / 2, slopes @ inputs / len(inputs) + shrink
 
     def hessian(self, x: Tensor) -> Tensor:
         """inputs^T diag(l''(z)) inputs / N + diag(penalty)."""

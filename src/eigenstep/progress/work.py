@@ -42,7 +42,7 @@ class Task:
         self._announced, self._phased, self._told_left = 0.0, False, False
 
     def plan(self, each: float, assumed: str, fixed: float = 0.0) -> None:
-        """State what will be done, in forward passes a batch of the data and in all, and the assumption in words.
+        """State what will be done, in forward passes per batch of the data and in all, and the assumption in words.
 
         A call inside another one, which has a plan itself, changes nothing.
         """
@@ -111,7 +111,7 @@ class Task:
             self.ahead = rate * max(planned, (batches - batch) * cost)
             news |= {} if self._told_left else {"left": self.ahead if planned > 0 else None}
             many = f"{self._batches:,} batches, " if self._batches > 1 else ""
-            self._announce(f"{many}{assumed or 'one pass'}, {rate * cost:.2g} s a batch now", self.shorter)
+            self._announce(f"{many}{assumed or 'one pass'}, {rate * cost:.2g} s per batch now", self.shorter)
         self.now = self.now._replace(**news)
         self._show(self.now)
 

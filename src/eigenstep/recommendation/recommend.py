@@ -16,10 +16,10 @@ from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, PRODUCT, Task, Watch, task
 from eigenstep.recommendation.rehearse import PROBE_BATCHES, Budget, Lane, Rehearsal, Stream
 from eigenstep.recommendation.result import Candidate, Recommendation, put_settings
-from eigenstep.recommendation.search import FEWEST, Search
-from eigenstep.recommendation.start import Facts
-from eigenstep.stability.copies import rates, refuse_foreign, wake
-from eigenstep.stability.silence import DEAD_FROM
+from eigenstep.recommendation.search import FEWEST, LrSearch
+from eigenstep.recommendation.start import StartMeasurements
+from eigenstep.stability.copies import rates, refuse_foreign, replace_zero_lrs
+from eigenstep.stability.zero_gradient import DEAD_FROM
 
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
 LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
@@ -46,12 +46,12 @@ def recommend(
 
     Evidence at the start: the certified stability limit, and the critical sharpness of the optimizer's own next step.
     Rehearsal: short real training of copies on the mini-batches of `train` (default: the objective's), every lr on the
-    same ones. Trials of budget / 50 steps, by factors of 4 and then 2, find the lr at which this model really leaves;
+    same ones. Trials of budget / 50 steps, by factors of 4 and then 2, find the lr at which this model really diverges;
     from there, or 4 times above the best trial, down, 6 candidates a factor 2 apart are compared by successive halving
     over .03, .08 and .25 of the budget. Losses are those of a fixed probe, the objective's data. A candidate counts by
     the mean of its log loss and of its worst log loss in the run's second half, and the answer stays a factor sqrt 2
     below the winner: sharpness goes on rising. Verification: a run at the answer, from the start, with the steps that
-    are left; if it leaves, the next best makes way.
+    are left; if it diverges, the next best makes way.
 
     momentum: values to choose among (momentum, or the first beta). optimizers: others over the same model to compare
     with. The budget is divided among all. clip: the max_norm that your loop clips gradients to. fast: at most 150
@@ -104,27 +104,29 @@ def _one(
 ) -> Recommendation:
     """The answer for one optimizer at one momentum."""
     rehearsal = Rehearsal(objective, optimizer, stream, budget, clip=clip, seed=seed)
-    asleep = wake(rehearsal.optimizer)
+    was_zero = replace_zero_lrs(rehearsal.optimizer)
     put_settings(rehearsal.optimizer, settings)
-    facts = Facts(asleep)
-    facts.notes += filter(None, [objective.batches.intake.note()])
-    search: Search | None = None
+    measured = StartMeasurements(was_zero)
+    measured.notes += filter(None, [objective.batches.intake.note()])
+    search: LrSearch | None = None
     with rehearsal.session():
         try:
-            facts.look(rehearsal, fast)
-            search = Search(rehearsal, facts.first_guess(rehearsal.optimizer), fast, horizon, watch=facts.follow)
-            if facts.bottomless is None:
+            measured.look(rehearsal, fast)
+            search = LrSearch(
+                rehearsal, measured.first_guess(rehearsal.optimizer), fast, horizon, watch=measured.follow
+            )
+            if measured.bottomless is None:
                 search.run()
-            facts.count_still(search)
+            measured.find_zero_gradient(search)
         except KeyboardInterrupt:
-            facts.notes.append("interrupted while the start was being measured")
-    return _answer(rehearsal, search, facts, settings, horizon, time.perf_counter() - budget.began)
+            measured.notes.append("interrupted while the start was being measured")
+    return _answer(rehearsal, search, measured, settings, horizon, time.perf_counter() - budget.began)
 
 
 def _answer(
     rehearsal: Rehearsal,
-    search: Search | None,
-    facts: Facts,
+    search: LrSearch | None,
+    measured: StartMeasurements,
     settings: Mapping[str, float],
     horizon: int,
     seconds: float,
@@ -138,7 +140,7 @@ def _answer(
         best = None
     chosen = best if search is None or search.chosen is None else search.chosen
     furthest = chosen if best is not None and chosen is not None and chosen.loss < best.loss else best
-    unable = _unable(search, furthest, start, facts)
+    unable = _unable(search, furthest, start, measured)
     lr = None if unable is not None or chosen is None else chosen.lr
     missing = "interrupted before anything was run" if search is None else search.missing
     found = search if lr is not None else None
@@ -148,7 +150,7 @@ def _answer(
     return Recommendation(
         lr=lr,
         interval=interval,
-        reason=unable or _reason(search, best, facts),
+        reason=unable or _reason(search, best, measured),
         trains=unable is None,
         verified=lr is not None and search is not None and search.verified,
         verified_steps=chosen.step if chosen is not None and search is not None and search.verified else 0,
@@ -162,10 +164,10 @@ def _answer(
             for lane in ([] if search is None else search.everything)
         ),
         edge=None if search is None else search.edge,
-        limit=facts.limit,
-        critical=facts.critical,
-        later=tuple(facts.later),
-        warmup=None if lr is None or best is None else facts.warmup(lr, best.step),
+        limit=measured.limit,
+        critical=measured.critical,
+        later=tuple(measured.later),
+        warmup=None if lr is None or best is None else measured.warmup(lr, best.step),
         horizon=horizon,
         budget=budget.steps,
         steps=budget.used,
@@ -173,24 +175,24 @@ def _answer(
         complete=missing is None,
         missing=missing,
         unchecked=tuple(_unchecked(rehearsal, chosen, horizon, missing)),
-        notes=tuple(facts.notes),
+        notes=tuple(measured.notes),
         settings=dict(settings),
     )
 
 
-def _unable(search: Search | None, best: Lane | None, start: float, facts: Facts) -> str | None:
+def _unable(search: LrSearch | None, best: Lane | None, start: float, measured: StartMeasurements) -> str | None:
     """Why there is no lr to recommend; None if there is one."""
     if not math.isfinite(start):
         return f"the loss is {start} at the start: no lr can mend that; begin from a finite one"
     if search is None:
         return "interrupted before anything was run"
-    if (unbounded := facts.bottomless or search.unbounded) is not None:
+    if (unbounded := measured.bottomless or search.unbounded) is not None:
         return unbounded
     if best is None:
         if search.missing is not None and not search.lanes:
             return f"nothing can be said: {search.missing}"
-        if facts.critical is not None and facts.critical.reason is not None:
-            return f"nothing trains here, whatever the lr: {facts.critical.reason}"
+        if measured.critical is not None and measured.critical.reason is not None:
+            return f"nothing trains here, whatever the lr: {measured.critical.reason}"
         tried = sorted(lane.lr for lane in search.lanes.values())
         return (
             f"nothing trains here: no lr from {tried[0]:.2g} to {tried[-1]:.2g} lowered the loss from {start:.4g}; "
@@ -200,28 +202,30 @@ def _unable(search: Search | None, best: Lane | None, start: float, facts: Facts
     stopped = start > 0 and (max(best.tail()) - best.loss) / start < NOTHING
     if search.missing is not None or fall >= LITTLE or not stopped:
         return None
-    if facts.still is not None and facts.still >= DEAD_FROM:
+    if measured.zero_gradient_share is not None and measured.zero_gradient_share >= DEAD_FROM:
         return (
             f"nothing trains here, whatever the lr: over {best.step} updates the loss went from {start:.4g} to "
-            f"{best.loss:.4g} and no further; {facts.still:.0%} of the parameters have no gradient, neither at the "
-            "start nor there, as under dead units"
+            f"{best.loss:.4g} and no further; {measured.zero_gradient_share:.0%} of the parameters have no gradient, "
+            "neither at the start nor there, as under dead units"
         )
     # A floor above zero, a plateau as deep networks begin on and a slow, steady fall cannot be told apart so early:
     # how much the loss could lose is not known.
-    facts.notes.append(
+    measured.notes.append(
         f"the loss fell by {fall:.2%} in {best.step} updates, by less than {NOTHING:.0%} in the second half of them: "
         "near its floor, on a plateau, or falling slowly; so short a run tells little about the lr then"
     )
     return None
 
 
-def _reason(search: Search | None, best: Lane | None, facts: Facts) -> str:
+def _reason(search: LrSearch | None, best: Lane | None, measured: StartMeasurements) -> str:
     """Why this lr, in a sentence."""
     assert search is not None
     assert best is not None
     edge = search.edge
     assert edge is not None  # the best one lowered the loss
-    upper = f"from {edge[1]:.3g} on it left or rose" if math.isfinite(edge[1]) else "no larger lr was tried"
+    upper = (
+        f"from {edge[1]:.3g} on it diverged or the loss rose" if math.isfinite(edge[1]) else "no larger lr was tried"
+    )
     how = f"of {len(search.lanes)} learning rates rehearsed {best.lr:.3g} brought the loss lowest and most steadily"
     if search.missing is not None:
         how = f"{best.lr:.3g} was the best so far ({search.missing})"
@@ -229,8 +233,8 @@ def _reason(search: Search | None, best: Lane | None, facts: Facts) -> str:
     if search.chosen is not None and search.chosen is not best:
         text += f"; the answer stays {best.lr / search.chosen.lr:.2g} times below it, since sharpness goes on rising"
     text += f"; short runs lowered the loss up to {edge[0]:.3g}, {upper}"
-    if facts.limit is not None and math.isfinite(facts.limit.max_stable_lr):
-        text += f"; the limit at the start is {facts.limit.max_stable_lr:.3g}"
+    if measured.limit is not None and math.isfinite(measured.limit.max_stable_lr):
+        text += f"; the limit at the start is {measured.limit.max_stable_lr:.3g}"
     return text + "."
 
 

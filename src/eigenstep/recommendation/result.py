@@ -40,8 +40,8 @@ class Recommendation:
     """What `recommend` found. lr is None where nothing trains, or too little was run; `reason` says which.
 
     lr, interval: of the first param group that moves; the others keep their ratios to it. Within the interval no other
-    lr was told apart from the chosen one; it ends below the smallest lr that left. trains: False if no lr brings the
-    loss down. verified: the chosen lr was run from the start for `verified_steps` updates and did not diverge.
+    lr was told apart from the chosen one; it ends below the smallest lr that diverged. trains: False if no lr brings
+    the loss down. verified: the chosen lr was run from the start for `verified_steps` updates and did not diverge.
     rehearsed: the winner's lr, of which the answer stays a margin below. edge: the largest lr that still lowered the
     loss within a short run, and the smallest that did not (inf if none was met). limit: the certified limit at the
     start, None with the reason in notes where the optimizer has none; critical: the critical sharpness at the start.

@@ -25,7 +25,7 @@ ALIKE = 0.1  # of the fall of the (log) loss: candidates closer than this were n
 
 
 @dataclass
-class Search:
+class LrSearch:
     """What a search knows at any moment, so that an interruption leaves it usable."""
 
     rehearsal: Rehearsal
@@ -139,7 +139,7 @@ class Search:
                 self.watch(chosen[0])
 
     def _verify(self) -> None:
-        """Run the lr a margin below the winner's from the start; one that leaves makes way for the next best's."""
+        """Run the lr a margin below the winner's from the start; one that diverges makes way for the next best's."""
         self.stage = "before the chosen lr was verified"
         budget = self.rehearsal.budget
         for lane in list(self.order):
@@ -170,7 +170,7 @@ class Search:
         return (self.level(lane.loss) + max(self.level(v) for v in lane.tail())) / 2
 
     def interval(self, best: Lane, chosen: Lane) -> tuple[float, float]:
-        """The lrs not told apart from the winner, widened to the middle of the gap to the next; below what left."""
+        """The lrs not told apart from the winner, widened to the middle of the gap to the next; below what diverged."""
         fall = self.level(self.rehearsal.start) - self.level(best.loss)
         alike = [chosen.lr, best.lr, *(lane.lr for lane in self.order if self._gap(lane, best) <= ALIKE * fall)]
         half = math.sqrt(self.spacing)

@@ -6,25 +6,25 @@ import torch
 
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.recommendation.rehearse import Lane, Rehearsal
-from eigenstep.recommendation.search import Search
+from eigenstep.recommendation.search import LrSearch
 from eigenstep.stability.copies import lr_of
 from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
 from eigenstep.stability.limit import Limit, limit_now
-from eigenstep.stability.silence import share_of, silent_names
+from eigenstep.stability.zero_gradient import share_of, zero_gradient_names
 
 _CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
 
 
-class Facts:
+class StartMeasurements:
     """What was measured beside the rehearsals."""
 
-    def __init__(self, asleep: bool) -> None:
+    def __init__(self, was_zero: bool) -> None:
         self.limit: Limit | None = None
         self.critical: CriticalSharpness | None = None
         self.later: list[tuple[int, float, float]] = []
         self.bottomless: str | None = None
-        self.still: float | None = None
-        self.notes = ["every lr was 0: read as the start of a warm-up"] if asleep else []
+        self.zero_gradient_share: float | None = None
+        self.notes = ["every lr was 0: read as the start of a warm-up"] if was_zero else []
         self._rehearsal: Rehearsal | None = None
 
     def look(self, rehearsal: Rehearsal, fast: bool) -> None:
@@ -68,19 +68,19 @@ class Facts:
         if math.isfinite(found.max_stable_lr):
             self.later.append((lane.step, lane.lr, found.max_stable_lr))
 
-    def count_still(self, search: Search) -> None:
+    def find_zero_gradient(self, search: LrSearch) -> None:
         """The share of the coordinates in parameters without a gradient, at the start and where the longest run ends.
 
         Whole parameters only, and by their gradient on the probe: rare rows of an embedding stand still and are alive,
-        dead ones under weight decay move, and what wakes after the first updates is not dead.
+        dead ones under weight decay move, and what gets a gradient after the first updates is not dead.
         """
         lane = search.order[0] if search.order else None
         if lane is None or lane.model is None or lane.diverged:
             return
         probe = search.rehearsal.probe
         ends = probe.on(search.rehearsal.model), probe.on(lane.model)
-        first, last = (set(silent_names(on, on.gradient())) for on in ends)
-        self.still = share_of(ends[0], first & last)
+        first, last = (set(zero_gradient_names(on, on.gradient())) for on in ends)
+        self.zero_gradient_share = share_of(ends[0], first & last)
 
     def warmup(self, lr: float, steps: int) -> int | None:
         """Updates until the limit has risen above the lr, where it is below at the start; None if no warm-up is needed.

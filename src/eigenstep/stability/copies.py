@@ -76,7 +76,7 @@ def rates(optimizer: torch.optim.Optimizer) -> list[float]:
     return [float(group["lr"]) for group in optimizer.param_groups]
 
 
-def wake(optimizer: torch.optim.Optimizer) -> bool:
+def replace_zero_lrs(optimizer: torch.optim.Optimizer) -> bool:
     """Where every lr is 0 (a warm-up's start), set what a scheduler says they will be, or 1; return whether so."""
     if lr_of(optimizer) > 0:
         return False

@@ -13,7 +13,7 @@ from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, Watch, task
-from eigenstep.stability.copies import copied, lr_of, refuse_foreign, take_step, wake
+from eigenstep.stability.copies import copied, lr_of, refuse_foreign, replace_zero_lrs, take_step
 
 _SCAN = 2**0.5  # multiples below the crossing are looked at in this ratio,
 _DEPTH = 8  # this many of them: down to a sixteenth
@@ -114,20 +114,20 @@ def critical_sharpness(
             return value
 
         if not math.isfinite(origin):
-            search = Search(reason=f"the loss is {origin} before the step; start from a point where it is finite")
+            bracket = Bracket(reason=f"the loss is {origin} before the step; start from a point where it is finite")
         elif not any(bool(d.any()) for d in update.values()):
-            search = Search(reason="the pending update is zero: no parameter has a gradient that moves it")
+            bracket = Bracket(reason="the pending update is zero: no parameter has a gradient that moves it")
         elif not all(bool(d.isfinite().all()) for d in update.values()):
-            search = Search(reason="the pending update is not finite")
+            bracket = Bracket(reason="the pending update is not finite")
         elif slope >= 0:
             notes.append("the pending update does not point downhill (momentum may do that): any multiple raises it")
-            search = Search(low=0.0, high=0.0, converged=True)
+            bracket = Bracket(low=0.0, high=0.0, converged=True)
         else:
             noise = _NOISE * torch.finfo(objective.dtype).eps * max(abs(origin), 1e-30)
-            search = smallest_rise(along, origin, slope, noise, tol, max_passes)
-    low, high = search.low, search.high
-    notes = [*notes, *search.notes, *objective.notes]
-    reason = search.reason
+            bracket = smallest_rise(along, origin, slope, noise, tol, max_passes)
+    low, high = bracket.low, bracket.high
+    notes = [*notes, *bracket.notes, *objective.notes]
+    reason = bracket.reason
     middle = None if reason else (high if low == 0 or math.isinf(high) else math.sqrt(low * high))
     value = None if middle is None else (2 / (middle * lr) if middle else math.inf)
     return CriticalSharpness(
@@ -137,9 +137,9 @@ def critical_sharpness(
         multiple=middle,
         loss=origin,
         slope=slope,
-        passes=search.passes + 1,
-        converged=search.converged and not reason,
-        scanned=search.scanned,
+        passes=bracket.passes + 1,
+        converged=bracket.converged and not reason,
+        scanned=bracket.scanned,
         optimizer=name,
         seconds=time.perf_counter() - began,
         notes=tuple(notes),
@@ -153,7 +153,7 @@ def pending(
     """The update that a step of copies makes, parameter by parameter; the loss's slope along it; the lr; notes."""
     model, stepper = copied("critical_sharpness", objective.model, optimizer)
     notes = []
-    if wake(stepper):
+    if replace_zero_lrs(stepper):
         notes.append(f"every lr is 0: the update is that of lr = {lr_of(stepper):g}")
     both = zip(objective.model.parameters(), model.parameters(), strict=True)
     pairs = [(p, q) for p, q in both if q.requires_grad]  # before a forward pass that adds some, or freezes some
@@ -203,7 +203,7 @@ def bottomless(objective: Objective, optimizer: torch.optim.Optimizer) -> str | 
 
 
 @dataclass(frozen=True)
-class Search:
+class Bracket:
     """The bracket found: the loss does not rise at `low`, nor at smaller multiples looked at, and does at `high`."""
 
     low: float = 0.0
@@ -217,7 +217,7 @@ class Search:
 
 def smallest_rise(
     along: Callable[[float], float], origin: float, slope: float, noise: float, tol: float, most: int
-) -> Search:
+) -> Bracket:
     """Bracket the smallest s > 0 with along(s) > origin, for a loss that falls at first (slope < 0).
 
     noise: changes of the loss below it mean nothing, so that no s with s |slope| < noise can be judged. most: the
@@ -245,12 +245,12 @@ def smallest_rise(
     while low == 0.0 and len(seen) < most:
         if high / 2 < floor:
             reason = "the loss changes by less than its rounding where the step might raise it; use float64"
-            return Search(0.0, high, len(seen), reason=reason)
+            return Bracket(0.0, high, len(seen), reason=reason)
         low, high = (0.0, high / 2) if rises(high / 2) else (high / 2, high)
     step = 1 + tol  # the parabola is often right: then the first try closes the bracket
     while math.isinf(high) and len(seen) < most:
         if low * step > 2.0**_FAR:
-            return Search(low, math.inf, len(seen), True, min(seen), ("the loss never rose along the update",))
+            return Bracket(low, math.inf, len(seen), True, min(seen), ("the loss never rose along the update",))
         low, high = (low, low * step) if rises(low * step) else (low * step, math.inf)
         step = 2.0
     k, top = 1, low
@@ -270,4 +270,4 @@ def smallest_rise(
     done = low > 0 and math.isfinite(high) and high / low <= (1 + tol) * (1 + 1e-9)
     notes = () if done else (f"stopped after {most} forward passes, before the bracket was narrow enough",)
     scanned = min((s for s in seen if s <= low), default=None)
-    return Search(low, high, len(seen), done, scanned, notes)
+    return Bracket(low, high, len(seen), done, scanned, notes)

@@ -23,7 +23,7 @@ _UNRECTIFIED = 5  # RAdam has no unit up to here
 
 
 @dataclass(frozen=True, eq=False)
-class Seat:
+class ParameterInGroup:
     """A measured parameter in its optimizer: group, rule, the lr it counts with, its response to an alternation.
 
     moves: whether any coordinate does; none does at lr 0, nor with neither second moments nor a gradient.
@@ -42,13 +42,14 @@ class Seat:
 class Edge:
     """What the joint limit of an optimizer is made of.
 
-    With S = lr gain / P per coordinate and W the coupled decay, plus P pull / gain for the decoupled one, the edge is
-    reached when all lr are multiplied by 1 / s, s the largest eigenvalue of S^1/2 (H + W) S^1/2 (theory.response).
-    lr: of the first group that moves (at lr = 0 throughout, what its lr would be, or 1). moving: whether any lr is
-    positive. uniform: whether S and W are the same for all coordinates. frozen: P, and what there is to say about it.
+    With S = lr gain / P per coordinate and W the coupled decay, plus P decay_term / gain for the decoupled one, the
+    edge is reached when all lr are multiplied by 1 / s, s the largest eigenvalue of S^1/2 (H + W) S^1/2, see
+    theory.response. lr: of the first group that moves (at lr = 0 throughout, what its lr would be, or 1). moving:
+    whether any lr is positive. uniform: whether S and W are the same for all coordinates. frozen: P, and what there is
+    to say about it.
     """
 
-    seats: tuple[Seat, ...]
+    parameters: tuple[ParameterInGroup, ...]
     operator: ScaledOperator = field(repr=False)
     lr: float
     moving: bool
@@ -57,18 +58,18 @@ class Edge:
 
     @property
     def rules(self) -> tuple[LinearRule, ...]:
-        """The rules, one a group, in the optimizer's order."""
-        return tuple({id(seat.group): seat.rule for seat in self.seats}.values())
+        """The rules, one per group, in the optimizer's order."""
+        return tuple({id(entry.group): entry.rule for entry in self.parameters}.values())
 
     @property
     def t(self) -> int:
         """The most updates that any group has taken."""
-        return max(seat.group.t for seat in self.seats)
+        return max(entry.group.t for entry in self.parameters)
 
     @property
     def gains(self) -> set[float]:
         """The gains of the groups that move, equal ones once; rounding aside."""
-        return {float(f"{seat.response.gain:.9g}") for seat in self.seats if seat.lr > 0}
+        return {float(f"{entry.response.gain:.9g}") for entry in self.parameters if entry.lr > 0}
 
     @property
     def adaptive(self) -> bool:
@@ -83,7 +84,7 @@ class Edge:
     @property
     def early(self) -> bool:
         """Whether second moments or coefficients are still far from their late form."""
-        return self.frozen.early or not all(seat.late for seat in self.seats)
+        return self.frozen.early or not all(entry.late for entry in self.parameters)
 
 
 def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
@@ -96,16 +97,16 @@ def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
     first = next(lr for lr in lrs if lr > 0)
     answers = {key: _response(group, rule) for key, (group, rule) in {id(g): (g, r) for g, r in held}.items()}
     unit_now = frozen(objective, held)
-    scales, decays, seats = [], [], []
+    scales, decays, parameters = [], [], []
     for name, (group, rule), lr, unit in zip(objective.names, held, lrs, unit_now.units, strict=True):
         answer, late = answers[id(group)]
         squared = torch.where(unit > 0, lr * answer.gain / unit, 0.0)
         decay = torch.full_like(unit, 0.0 if rule.decoupled else float(rule.weight_decay))
-        if answer.pull and answer.gain:
-            decay = torch.where(squared > 0, decay + unit * (answer.pull / answer.gain), decay)
+        if answer.decay_term and answer.gain:
+            decay = torch.where(squared > 0, decay + unit * (answer.decay_term / answer.gain), decay)
         scales.append(squared.sqrt())
         decays.append(decay)
-        seats.append(Seat(name, group, rule, lr, answer, late, bool((squared > 0).any())))
+        parameters.append(ParameterInGroup(name, group, rule, lr, answer, late, bool((squared > 0).any())))
     scale, decay = objective.join(scales), objective.join(decays)
     names = sorted({rule.name for _, rule in held})
     facts = {"rule": " and ".join(names), "t": max(group.t for group, _ in held), "edge": True, "lr": first}
@@ -113,20 +114,20 @@ def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
     uniform = _constant(scale) and _constant(decay)
     unit_found = Unit(scale, decay, False, facts, ())
     operator = ScaledOperator(HessianOperator(objective), unit_found)
-    return Edge(tuple(seats), operator, first, moving, uniform, unit_now)
+    return Edge(tuple(parameters), operator, first, moving, uniform, unit_now)
 
 
 def rescaled(edge: Edge, objective: Objective) -> ScaledOperator:
-    """The operator P^-1/2 (H + wI) P^-1/2 of the same seats, lr ratios kept and relative to the first that moves.
+    """The operator P^-1/2 (H + wI) P^-1/2 of the same parameters, lr ratios kept and relative to the first that moves.
 
     It is the edge's without gains and without decoupled decay; a new one shares the products of the old.
     """
     outer = edge.operator.unit
     factors, coupled = [], []
-    for seat, p in zip(edge.seats, objective.params, strict=True):
-        scale = 1 / math.sqrt(seat.response.gain * edge.lr) if seat.response.gain else 0.0
+    for entry, p in zip(edge.parameters, objective.params, strict=True):
+        scale = 1 / math.sqrt(entry.response.gain * edge.lr) if entry.response.gain else 0.0
         factors.append(torch.full(p.shape, scale))
-        coupled.append(torch.full(p.shape, 0.0 if seat.rule.decoupled else float(seat.rule.weight_decay)))
+        coupled.append(torch.full(p.shape, 0.0 if entry.rule.decoupled else float(entry.rule.weight_decay)))
     unit = replace(outer, scale=outer.scale * objective.join(factors), decay=objective.join(coupled))
     return ScaledOperator(edge.operator.inner, unit)
 

@@ -31,7 +31,7 @@ class Limit:
     max_stable_lr: the first moving group's lr at the edge, all groups scaled together; infinite without a limit.
     sharpness: largest eigenvalue of the loss's own Hessian, without decay, +- sharpness_bound; coupled_decay: the
     largest w that the optimizer adds to it. preconditioned_sharpness: of P^-1/2 (H + wI) P^-1/2, for adaptive rules.
-    rules: names, one a group. alone: each group's own ratio, never to be combined, by its place in param_groups.
+    rules: names, one per group. alone: each group's own ratio, never to be combined, by its place in param_groups.
     fresh, early: how far second moments have come. adapts: the limit holds for a frozen preconditioner only.
     provisional: the share of the direction nearest to the edge (squared, in units of P) in coordinates whose P the next
     update makes anew or more than doubles, since they have no second moment yet, or a decayed one.
@@ -171,7 +171,7 @@ def limit_now(
         certified=all(m.certified for m in everything),
         products=sum(int(m.provenance["products"]) for m in everything),
         seconds=time.perf_counter() - began,
-        notes=(*_notes(edge, s, share), *objective.notes, *edge.operator.inner.said()),
+        notes=(*_notes(edge, s, share), *objective.notes, *edge.operator.inner.notes()),
         reasons=reasons,
         edge=measured,
         hessian=hessian,
@@ -195,9 +195,9 @@ def _alone(
 ) -> dict[int, float]:
     """Each param group's own ratio, as if the others stood still; groups that do not move have none."""
     members: dict[int, list[str]] = {}
-    for seat in edge.seats:
-        if seat.moves:
-            members.setdefault(seat.group.index, []).append(seat.name)
+    for entry in edge.parameters:
+        if entry.moves:
+            members.setdefault(entry.group.index, []).append(entry.name)
     if not edge.moving:
         return {}
     if len(members) == 1:
@@ -214,11 +214,11 @@ def ratio_alone(objective: Objective, optimizer: torch.optim.Optimizer, names: l
 
 def _refuse_impassive(edge: Edge) -> None:
     """Refuse the rules, users' own, for which the crossing at -1 need not be the first one."""
-    for seat in edge.seats:
-        if not seat.response.passive:
+    for entry in edge.parameters:
+        if not entry.response.passive:
             raise Unsupported(
-                f"limit: {type(seat.rule).__name__} may leave the unit circle away from -1, so that its groups have no "
-                "joint limit here; ask eigenstep.max_stable_lr for one direction, or critical_sharpness"
+                f"limit: {type(entry.rule).__name__} may leave the unit circle away from -1, so that its groups have "
+                "no joint limit here; ask eigenstep.max_stable_lr for one direction, or critical_sharpness"
             )
 
 
@@ -232,7 +232,7 @@ def _from_edge(edge: Edge, s: float, bound: float) -> tuple[float, float]:
 def _unscaled(edge: Edge, s: float, bound: float, tol: float) -> tuple[float, float] | None:
     """The preconditioned eigenvalue read off the edge's; None if decoupled decay or gains make that too coarse."""
     gains = edge.gains
-    shifts = [seat.lr * seat.response.pull for seat in edge.seats if seat.lr > 0]
+    shifts = [entry.lr * entry.response.decay_term for entry in edge.parameters if entry.lr > 0]
     if len(gains) > 1 or (max(shifts) - min(shifts)) / 2 > tol * abs(s):
         return None
     per = gains.pop() * edge.lr
@@ -259,16 +259,16 @@ def _notes(edge: Edge, s: float, provisional: float) -> list[str]:
         )
     if edge.early and not edge.frozen.early:
         notes.append(f"early: coefficients at t = {edge.t}")
-    moving = [seat for seat in edge.seats if seat.lr > 0]
-    if len({seat.lr for seat in moving}) > 1:
+    moving = [entry for entry in edge.parameters if entry.lr > 0]
+    if len({entry.lr for entry in moving}) > 1:
         notes.append(f"groups differ in lr: the limit is that of the first that moves ({edge.lr:g}), the ratios kept")
     if len(edge.gains) > 1:
         notes.append("groups differ in momentum, betas or rule: the joint limit is exact (theory.response)")
-    decays = {(float(seat.rule.weight_decay), seat.rule.decoupled) for seat in moving}
+    decays = {(float(entry.rule.weight_decay), entry.rule.decoupled) for entry in moving}
     if any(weight for weight, _ in decays):
         kind = "coupled" if any(weight and not decoupled for weight, decoupled in decays) else "decoupled"
         notes.append(f"{kind} weight decay up to {max(weight for weight, _ in decays):g} is part of the limit")
-    if any(seat.rule.unit_only_grows for seat in moving):
+    if any(entry.rule.unit_only_grows for entry in moving):
         notes.append("AdaGrad's unit only grows, so that any lr ends up stable: this is the limit of the unit as it is")
     if s <= 0:
         notes.append("no direction curves upwards: nothing limits the lr here")

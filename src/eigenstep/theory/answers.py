@@ -123,7 +123,7 @@ def fill_counts(
     counted = ("steps", "settled", "estimate")
     refuse_tolerances(loss, radius)
     begin = None if start is None else components("start", start, values)
-    pull = None if origin is None else components("origin", origin, values)
+    center = None if origin is None else components("origin", origin, values)
     if point not in ("iterate", "stored"):
         raise InvalidValue(f"point={point!r} must be 'iterate' or 'stored'")
     if rule.adaptive:
@@ -133,7 +133,7 @@ def fill_counts(
     found["peak"] = peak(flow(rule, values, point=point)) if found["rate"] < 1 else math.inf
     if begin is None or (loss is None and radius is None):
         return answers.lacks(counted, "give start= and a tolerance, loss= or radius=")
-    moved = flow(rule, values, origin=pull, point=point)
+    moved = flow(rule, values, origin=center, point=point)
     counts = count(moved, values, begin, loss=loss, radius=radius, within=within)
     for name, number in (("steps", counts.first), ("settled", counts.settled)):
         found[name] = number
@@ -162,7 +162,7 @@ def notes(
     rule: LinearRule, spectrum: Spectrum, values: Tensor, radii: Tensor, *, counted_blind: bool
 ) -> tuple[str, ...]:
     """Flat and negative directions, and what the numbers rest on, in words."""
-    said: list[str] = []
+    notes: list[str] = []
     size = float(values.abs().max())
     flat = values.abs() <= len(values) * torch.finfo(torch.float64).eps * size
     negative = (values < 0) & ~flat
@@ -175,22 +175,26 @@ def notes(
         if kind == "negative":
             which += f", down to {float(spectrum.values.min()):.4g}"
         if worst < 1 - 1e-12:
-            said.append(f"{which}: weight decay pulls them in, by at most {worst:.6g} per update.")
+            notes.append(f"{which}: weight decay pulls them in, by at most {worst:.6g} per update.")
         elif kind == "flat" and worst < 1 + 1e-12:
-            said.append(f"{which}: the error along them neither shrinks nor grows, so that it never converges there.")
+            notes.append(f"{which}: the error along them neither shrinks nor grows, so that it never converges there.")
         else:
-            said.append(
-                f"{which}: the rule leaves along them, by {worst:.6g} per update; this is a saddle, not a minimum."
+            notes.append(
+                f"{which}: the rule diverges along them, by {worst:.6g} per update; this is a saddle, not a minimum."
             )
     if counted_blind and rule.decoupled and rule.weight_decay != 0 and rule.buffer_names:
-        said.append("Counts take the buffers to start where decoupled decay lets them rest; origin= starts them empty.")
+        notes.append(
+            "Counts take the buffers to start where decoupled decay lets them rest; origin= starts them empty."
+        )
     made_for = (spectrum.preconditioner or {}).get("rule", rule.name)
     if made_for != rule.name:
-        said.append(f"The spectrum was preconditioned for {made_for}; {rule.name} would have another P.")
+        notes.append(f"The spectrum was preconditioned for {made_for}; {rule.name} would have another P.")
     if rule.adaptive:
-        said.append("Local, with the preconditioner frozen: while it moves, the rule may do better or worse than this.")
+        notes.append(
+            "Local, with the preconditioner frozen: while it moves, the rule may do better or worse than this."
+        )
         if rule.unit_only_grows and not rule.decoupled:
-            said.append(
+            notes.append(
                 "Its unit only grows, so that any lr ends up stable; rate and frozen_limit hold for the unit as it is."
             )
-    return tuple(said)
+    return tuple(notes)

@@ -80,13 +80,15 @@ def flow(
 
     Without `origin` the error is measured from the fixed point that weight decay leaves, and moves linearly.
     With it, from the loss's own minimum: origin (n,) are the components of (zero parameters - minimum), the place
-    that decay pulls to. Coefficients that still change after `horizon` updates are taken as late from there.
+    that decay draws towards. Coefficients that still change after `horizon` updates are taken as late from there.
     """
     offset = torch.zeros_like(eigenvalues) if origin is None else origin
-    pull = eigenvalues * offset  # the gradient at the place where decay pulls: the constant that drives the system
+    slope = (
+        eigenvalues * offset
+    )  # the gradient at the point that decay draws towards: the constant that drives the system
 
     def update(t: int | None) -> Tensor:
-        return _affine(iteration_matrix(rule, eigenvalues, t), _drive(rule, pull, t))
+        return _affine(iteration_matrix(rule, eigenvalues, t), _drive(rule, slope, t))
 
     early: list[Tensor] = []
     while len(early) < horizon and not _same(rule.coefficients(len(early) + 1), rule.coefficients(None)):

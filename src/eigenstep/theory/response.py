@@ -14,15 +14,15 @@ _ANGLES = 181  # where on the upper half circle the sign of Im G is looked at; i
 
 
 class Response(NamedTuple):
-    """What the edge asks of a rule: along a direction of curvature h (per unit) it lies where lr (gain h + pull) = 1.
+    """What the edge asks of a rule: along curvature h (per unit) it lies where lr (gain h + decay_term) = 1.
 
-    gain: lr * gain is the point's answer to a gradient that changes sign at every update. pull: what decoupled weight
-    decay adds. passive: whether the answer turns one way at all frequencies, so that -1 is the only place where groups
-    of such rules, however mixed, can leave the unit circle as lr grows.
+    gain: lr * gain is the point's answer to a gradient that changes sign at every update. decay_term: what decoupled
+    weight decay adds. passive: whether the answer turns one way at all frequencies, so that -1 is the only place where
+    groups of such rules, however mixed, can leave the unit circle as lr grows.
     """
 
     gain: float
-    pull: float
+    decay_term: float
     passive: bool
 
 
@@ -34,7 +34,7 @@ def response(rule: Rule, t: int | None = None) -> Response:
     iff det(I - diag(G_i(r)) H) = 0. If u = Hv then v'u is real and equals sum G_i(r) |u_i|^2, so that where all Im G_i
     > 0 on the open upper half circle ('passive', a positive combination of gradient and velocities always is), no
     multiplier sits there for any H: the only crossing that a larger lr brings is r = -1, and 1 / G_i(-1) = (1 / lr -
-    pull) / gain. Hence the joint edge of any mixture is one symmetric eigenvalue.
+    decay_term) / gain. Hence the joint edge of any mixture is one symmetric eigenvalue.
 
     Coupled decay is left out: it belongs to the curvature. Raises Unsupported for a rule that is not linear, or whose
     answer is not of that form in lr.

@@ -81,7 +81,7 @@ class Usual:
 
 
 @dataclass(frozen=True)
-class Change:
+class RatioChange:
     """By what factors the ratio's parts have changed between two measurements; `driver` is the one that grew most."""
 
     lr: float
@@ -115,11 +115,11 @@ class Change:
         return " and ".join(grew) or "neither lr nor the sharpness has grown: they were too large before"
 
 
-def change(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
+def ratio_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> RatioChange:
     """Return what moved the ratio from one measured record to another."""
     lr, sharp = _factor(old, new, "lr"), _factor(old, new, "sharpness")
     scaled = _factor(old, new, "preconditioned_sharpness")
-    return Change(lr, sharp, scaled / sharp if scaled != 1 else 1.0, old.get("settings") != new.get("settings"))
+    return RatioChange(lr, sharp, scaled / sharp if scaled != 1 else 1.0, old.get("settings") != new.get("settings"))
 
 
 def tells(record: Mapping[str, Any]) -> bool:
@@ -174,7 +174,7 @@ class RatioWatch:
         if code is None or self.quiet:
             return None
         self.quiet = True
-        moved = change(before or self.measured[0], record)
+        moved = ratio_change(before or self.measured[0], record)
         ratio, limit, step = record["stability_ratio"], record["max_stable_lr"], record["step"]
         what = (
             f"the stability ratio jumped to {ratio:.3g}"

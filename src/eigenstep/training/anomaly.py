@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eigenstep.training.alarms import Alarm, Cause, Change, Driver, Usual, change, where
+from eigenstep.training.alarms import Alarm, Cause, Driver, RatioChange, Usual, ratio_change, where
 from eigenstep.training.probe import Probe
 from eigenstep.training.record import Record
 
@@ -19,7 +19,7 @@ PART = 0.3  # of the batch's jump, in logarithms: a probe that shows less did no
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Jump:
     """What is known when a loss or gradient jumps at an update.
 
     factor: the batch's loss, or its gradient's norm, over the usual one. probe_factor: the probe's at the very weights,
@@ -32,24 +32,24 @@ class Evidence:
     probe_factor: float | None
     ratio: float | None
     earlier: tuple[Cause, Driver | None] | None
-    moved: Change | None
+    moved: RatioChange | None
 
 
-def judge(evidence: Evidence) -> tuple[Cause, Driver | None]:
+def judge(jump: Jump) -> tuple[Cause, Driver | None]:
     """Tell curvature from data.
 
-    At the same weights the batch jumped and the fixed probe did not: data. Both did, so that the weights had moved: in
-    the wake of an earlier jump its verdict stands; else the ratio was past 1 (curvature), or nothing tells.
+    At the same weights the batch jumped and the fixed probe did not: data. Both did, so that the weights had moved:
+    after an earlier jump its verdict stands; else the ratio was past 1 (curvature), or nothing tells.
     """
-    grew = evidence.probe_factor
+    grew = jump.probe_factor
     if grew is not None and math.isfinite(grew):
-        batch = math.inf if math.isnan(evidence.factor) else max(evidence.factor, 1.0)
+        batch = math.inf if math.isnan(jump.factor) else max(jump.factor, 1.0)
         if grew < min(batch, 1e6) ** PART:
             return "data", "gradient"
-    if evidence.earlier is not None:
-        return evidence.earlier
-    if evidence.ratio is not None and evidence.ratio >= 1:
-        return "curvature", evidence.moved.driver if evidence.moved else None
+    if jump.earlier is not None:
+        return jump.earlier
+    if jump.ratio is not None and jump.ratio >= 1:
+        return "curvature", jump.moved.driver if jump.moved else None
     return "unclear", None
 
 
@@ -137,8 +137,8 @@ class Anomalies:
         ratio = max((r for r in (scaled, now) if r is not None), default=None)
         worse = after if ratio is not None and ratio == now else {**(last or {}), "lr": record["lr"]}
         reference = self.below or last
-        moved = change(reference, self.above or worse) if reference else None
-        cause, driver = judge(Evidence(factor, probe_factor, ratio, self.verdict if in_episode else None, moved))
+        moved = ratio_change(reference, self.above or worse) if reference else None
+        cause, driver = judge(Jump(factor, probe_factor, ratio, self.verdict if in_episode else None, moved))
         name, value = ("gradient's norm", gradient) if by_gradient else ("loss", loss)
         much = f", {factor:.3g} times its usual" if math.isfinite(factor) else ""
         seen = "gradient" if by_gradient else "loss"
@@ -163,13 +163,13 @@ def _times(factor: float | None) -> str:
 def _why(
     cause: Cause,
     ratio: float | None,
-    moved: Change | None,
+    moved: RatioChange | None,
     after: Mapping[str, Any],
     on_probe: str,
     in_episode: bool,
 ) -> str:
     if in_episode and cause != "unclear":
-        return f"{cause}, in the wake of the jump before"
+        return f"{cause}, following the jump before"
     if cause == "data":
         return f"data: at the same weights the fixed probe's {on_probe}; look at this update's batch"
     if cause == "curvature":

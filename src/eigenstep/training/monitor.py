@@ -227,7 +227,11 @@ class Monitor:
             "count": self.count,
             "time": time.perf_counter() - self._began,
             "cadence": {
-                k: v for k, v in vars(self.cadence).items() if k in ("measuring", "keeping", "cost", "dear", "last")
+                "measuring": self.cadence.measuring,
+                "keeping": self.cadence.keeping,
+                "cost": self.cadence.cost,
+                "dear": self.cadence.certified_cost,
+                "last": self.cadence.last,
             },
             "training": 0.0 if self.cadence.began is None else time.perf_counter() - self.cadence.began,
         }
@@ -236,7 +240,8 @@ class Monitor:
         """Go on where `state_dict` was taken. What the log holds of later updates is voided, not deleted."""
         clock = time.perf_counter()
         self._began = clock - float(state["time"])
-        vars(self.cadence).update(state["cadence"])
+        kept = dict(state["cadence"])
+        vars(self.cadence).update(kept | {"certified_cost": kept.pop("dear")})
         if int(state["count"]) > self.cadence.dense:
             self.cadence.began = clock - float(state["training"])
         self.resume_at(int(state["count"]))

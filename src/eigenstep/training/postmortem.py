@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eigenstep.errors import InvalidValue
-from eigenstep.training.alarms import Alarm, Change, change, is_excess, tells
-from eigenstep.training.anomaly import Evidence, judge
+from eigenstep.training.alarms import Alarm, RatioChange, is_excess, ratio_change, tells
+from eigenstep.training.anomaly import Jump, judge
 from eigenstep.training.course import Rise, course_of, rise_of
 from eigenstep.training.record import Record
 
@@ -80,7 +80,7 @@ def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) 
     else:
         reasons["lead"] = "no spike" if spike is None else reasons["crossed"]
     last = above or (measured[-1] if measured else None)
-    moved = change(below, above) if below and above else None
+    moved = ratio_change(below, above) if below and above else None
     cause = jump["cause"] if jump else None
     driver = jump["driver"] if jump else (moved.driver if moved else None)
     if cause == "curvature" and driver is None and moved is not None:
@@ -112,7 +112,7 @@ def _in_hindsight(rise: Rise, steps: list[Record]) -> Record:
     probes = [r["probe_loss"] for r in seen if r.get("probe_loss")]
     at_it = len(probes) > 1 and seen[-1]["step"] == rise.step  # the probe at the very weights
     factor = probes[-1] / probes[-2] if at_it else None
-    cause, driver = judge(Evidence(rise.factor, factor, ratio, None, None))
+    cause, driver = judge(Jump(rise.factor, factor, ratio, None, None))
     known = "was not measured before" if ratio is None else f"was last measured at {ratio:.3g}"
     why = {
         "data": "data: at the same weights the fixed probe's loss shows no such rise",
@@ -148,7 +148,7 @@ def _sentence(
     estimate: int | None,
     lead: tuple[int, int] | None,
     measured: list[Record],
-    moved: Change | None,
+    moved: RatioChange | None,
     steps: list[Record],
 ) -> str:
     parts = [jump["sentence"].rstrip(".") if jump else f"{len(steps)} updates without a jump of the loss"]
@@ -183,7 +183,7 @@ def _remedies(
     limit: float | None,
     shares: Mapping[str, float],
     spike: int | None,
-    moved: Change | None,
+    moved: RatioChange | None,
 ) -> list[str]:
     below = f" below {limit:.3g}" if limit and math.isfinite(limit) else ""
     if cause == "data":

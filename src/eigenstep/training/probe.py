@@ -70,7 +70,7 @@ def _ratios(limit: Limit, lr: float) -> tuple[float | None, float | None, float 
 class Probe:
     """Measures an optimizer's limit on an objective again and again, each time from the last one's vectors.
 
-    The first measurement is certified (contracts: residual and identity), and so is one in CONFIRM_EVERY after it
+    The first measurement is certified (residual and extremality), and so is one in CONFIRM_EVERY after it
     unless the caller says otherwise; the others state the residual only. Weights or a probe loss that are not finite,
     an optimizer without a linear limit (Lion), and whatever else fails once training is under way, give a Reading
     with no limit and with the reason.
@@ -195,7 +195,7 @@ class Cadence:
     measuring: float = 0.0
     keeping: float = 0.0
     cost: float = 0.0  # of the last measurement that was not certified,
-    dear: float = 0.0  # and of the last that was
+    certified_cost: float = 0.0  # and of the last that was
     last: int = -(10**9)
     postponed: int = 0
 
@@ -215,19 +215,19 @@ class Cadence:
         return False
 
     def affordable(self, clock: float, *, credit: bool = False, certified: bool = False) -> bool:
-        """Whether a measurement as dear as the last stays within the budget; on credit: overdraws it by two at most."""
+        """Whether a measurement as costly as the last fits the budget; on credit: overdraws it by two at most."""
         if self.began is None or self.budget >= 1:
             return True
         elapsed = clock - self.began
         left = max(self.budget * elapsed - self.keeping, self.budget * elapsed / 2)
-        cost = self.dear if certified else self.cost
+        cost = self.certified_cost if certified else self.cost
         return self.measuring - cost <= left if credit else self.measuring + cost <= left
 
     def took(self, step: int, seconds: float, *, certified: bool = False) -> None:
         """Book a measurement before update `step`."""
         self.last = step
         if certified:
-            self.dear = seconds
+            self.certified_cost = seconds
         if not certified or not self.cost:
             self.cost = seconds
         if step > self.dense:

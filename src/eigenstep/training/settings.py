@@ -20,7 +20,7 @@ def settings_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
 
 
 def described(optimizer: torch.optim.Optimizer) -> str:
-    """The settings in words, one set a group, equal ones once."""
+    """The settings in words, one set per group, equal ones once."""
     groups = [
         " ".join(f"{name}={group[name]}" for name in _NAMES if group.get(name) is not None)
         for group in optimizer.param_groups

@@ -1,4 +1,4 @@
-"""What becomes of a small error: whether it returns to the minimum or leaves it, and by what factor per update."""
+"""What becomes of a small error: whether it returns to the minimum or diverges, and by what factor per update."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from eigenstep.verify.motion import Motion
 
 LEAVES, UNDECIDED, RETURNS = 1, 0, -1
 TENFOLD = 10.0
-FARTHEST = 1e4  # times the distance at the start: beyond any overshoot of a stable method here; it has left
+FARTHEST = 1e4  # times the distance at the start: beyond any overshoot of a stable method here; it has diverged
 _BEAT = 20  # updates; within 1% of its limit, heavy ball .9 beats with a period of 18
 
 

@@ -20,8 +20,8 @@ _ROUNDS = 12
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One lr that was tried, and its fate: -1 returns, 0 undecided, 1 leaves."""
+class TriedLr:
+    """One lr that was tried, and its fate: -1 returns, 0 undecided, 1 diverges."""
 
     lr: float
     fate: int
@@ -29,7 +29,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class MeasuredLimit:
-    """The edge found by running: between `low`, the largest lr that returns, and `high`, the smallest that leaves.
+    """The edge found by running: between `low`, the largest lr that returns, and `high`, the smallest that diverges.
 
     lr: the middle of the bracket. updates: gradient evaluations spent, all lanes. trials: every lr tried.
     converged: the bracket is as narrow as was asked for. how: the procedure, in words.
@@ -41,7 +41,7 @@ class MeasuredLimit:
     updates: int
     converged: bool
     how: str
-    trials: tuple[Trial, ...] = field(repr=False, default=())
+    trials: tuple[TriedLr, ...] = field(repr=False, default=())
 
     @property
     def uncertainty(self) -> float:
@@ -70,7 +70,7 @@ def measured_limit(
     makes a torch optimizer from param groups, each with its own lr, which then runs unmodified (its `unit`, if given,
     only serves to find the sharpest direction). Every run starts at rest at minimum +- size * |minimum| along the
     sharpest direction of P^-1 H. An lr returns if both signs do: the distance shrinks between T and 2T updates. It
-    leaves if either does: the distance has grown tenfold, after the first `settle` updates, by default
+    diverges if either does: the distance has grown tenfold, after the first `settle` updates, by default
     10 / (1 - momentum), in which a stable method may overshoot. Further out a real loss may stay bounded; that is
     leaving all the same. Near the edge an overshoot takes long to fade, so that with momentum the edge is found up to
     .1% low. The bracket starts two decades wide, without any prediction, and is narrowed to a relative
@@ -89,7 +89,7 @@ def measured_limit(
         raise InvalidValue(f"measured_limit: tolerance={tolerance} and size={size} must lie between 0 and 1")
     runs = _Runs(method, problem, unit, size)
     settle = runs.overshoot() if settle is None else settle
-    trials: dict[float, Trial] = {}
+    trials: dict[float, TriedLr] = {}
     spent = 0
     low, high = (edge / runs.curvature() for edge in _WIDEST)
     ratio = (high / low) ** (1 / (_FIRST - 1))
@@ -211,15 +211,15 @@ def _checked(rule: Rule, unit: Tensor | None) -> LinearRule:
     return rule.replace(lr=1.0)
 
 
-def _joined(lrs: list[float], found: Fates) -> dict[float, Trial]:
-    """Both signs of each lr together: leaves if either leaves, returns if both return."""
+def _joined(lrs: list[float], found: Fates) -> dict[float, TriedLr]:
+    """Both signs of each lr together: diverges if either does, returns if both return."""
     fates = found.fate.reshape(2, -1)
     joined = torch.where((fates == LEAVES).any(0), LEAVES, torch.where((fates == RETURNS).all(0), RETURNS, UNDECIDED))
-    return {lr: Trial(lr, int(fate)) for lr, fate in zip(lrs, joined, strict=True)}
+    return {lr: TriedLr(lr, int(fate)) for lr, fate in zip(lrs, joined, strict=True)}
 
 
-def _bracket(trials: dict[float, Trial], name: str) -> tuple[float, float]:
-    """The smallest lr that leaves, and the largest below it that returns."""
+def _bracket(trials: dict[float, TriedLr], name: str) -> tuple[float, float]:
+    """The smallest lr that diverges, and the largest below it that returns."""
     gone = [lr for lr, trial in trials.items() if trial.fate == LEAVES]
     if not gone:
         raise InvalidValue(f"{name}: no lr up to {max(trials):.4g} leaves the minimum; the method has no edge there")

@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def last_above(self) -> int | None:
-        """The last update above the tolerance within the limit; None if it was above to the end, or left."""
+        """The last update above the tolerance within the limit; None if it was above to the end, or diverged."""
         last = self.run.last_above
         return None if last is None or last >= self.run.limit else int(last)
 
@@ -78,7 +78,7 @@ def race(
     """Run each rule on the problem for `steps` updates and note when it met the tolerance, and if it stayed there.
 
     start: (n,), by default the problem's. loss: tolerance on the loss above that of the known minimum; radius: on the
-    distance to the nearest minimum. box: a rule leaves when a coordinate is not inside (-box, box).
+    distance to the nearest minimum. box: a rule diverges when a coordinate is not inside (-box, box).
 
     Raises InvalidValue without rules, and for what `simulate` refuses.
 
@@ -167,10 +167,10 @@ def _predicted(
 ) -> tuple[Prediction, Tensor]:
     """The exact prediction on a quadratic loss, and the losses it says, (updates + 1,)."""
     values, vectors = torch.linalg.eigh(hessian)
-    error, pull = vectors.T @ (start.to(values) - problem.minimum), vectors.T @ -problem.minimum
+    error, center = vectors.T @ (start.to(values) - problem.minimum), vectors.T @ -problem.minimum
     spectrum = Spectrum.from_eigenvalues(values)
     decays = bool(torch.as_tensor(getattr(rule, "weight_decay", 0.0)) != 0)
-    origin = pull if decays else None
+    origin = center if decays else None
     found = predict(rule, spectrum, start=error, loss=loss, radius=radius, origin=origin)
     errors = error_curve(rule, spectrum, error, updates, origin=origin)
     return found, (errors.square() * values).sum(-1) / 2

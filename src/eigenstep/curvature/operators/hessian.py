@@ -25,7 +25,7 @@ DOUBLE = 3.0  # a graph for second derivatives keeps at most about this many tim
 class HessianOperator(Operator):
     """v -> H v, H the Hessian of an Objective's loss, over all its batches; use inside `objective.session()`.
 
-    method: 'graph' keeps each batch's gradient graph and differentiates it again (2 gradients a product); 'fresh'
+    method: 'graph' keeps each batch's gradient graph and differentiates it again (2 gradients per product); 'fresh'
     builds it anew each time (3.5); 'linearize' records the gradient's tangent map once (pays from some 25 products);
     'differences' takes central differences of gradients where second derivatives do not exist. 'auto': 'graph' for the
     batches that fit the objective's memory, 'fresh' for the rest, 'differences', announced by a warning, if neither
@@ -41,7 +41,7 @@ class HessianOperator(Operator):
         self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
         self.asked: Method = method
         self.method = "graph" if method == "auto" else method
-        one = DOUBLE * objective.facts.graph_bytes
+        one = DOUBLE * objective.checked.graph_bytes
         refuse_if_too_much(
             one,
             free_bytes(self.device),
@@ -49,14 +49,14 @@ class HessianOperator(Operator):
             "cut the data into smaller batches, or measure fewer parameters=",
         )
         self.keep = int(objective.memory / max(one, 1.0)) if method == "auto" else (0 if method == "fresh" else 2**62)
-        self.notes: list[str] = []
+        self._notes: list[str] = []
         self._kept: dict[int, Any] = {}
         self._versions: list[int] = []
         self._differences = Differences(objective)
         self._looked: set[int] = set()  # batches whose graphs have been looked into: each may take another route
         self._custom: set[str] = set()  # the user's own autograd functions, by name
         self._suspects: set[str] = set()  # those unchecked: they may have no second derivative and not say so
-        self._as_checked = objective.point() == objective.facts.point
+        self._as_checked = objective.point() == objective.checked.point
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -86,12 +86,12 @@ class HessianOperator(Operator):
         self._kept.clear()
         note = f"no second derivatives ({reason}): central differences of gradients were used"
         announce(f"HessianOperator: {note}")
-        self.notes.append(note)
+        self._notes.append(note)
         return self.matvec(vector)
 
-    def said(self) -> list[str]:
+    def notes(self) -> list[str]:
         """A fallback, and how the step of differences was chosen."""
-        return self.notes
+        return self._notes
 
     def error(self, vector: Tensor) -> float:
         """Return how far H @ vector may be off: half the step's change for differences, nothing for exact products."""
@@ -103,7 +103,7 @@ class HessianOperator(Operator):
     def _step(self, vector: Tensor) -> float:
         """The step of differences, chosen along the first vector."""
         if self._differences.step is None:
-            self.notes.append(self._differences.choose(vector, ", ".join(sorted(self._custom))))
+            self._notes.append(self._differences.choose(vector, ", ".join(sorted(self._custom))))
         assert self._differences.step is not None  # chosen
         return self._differences.step
 
@@ -146,7 +146,7 @@ class HessianOperator(Operator):
         objective, params = self.objective, self.objective.params
         loss = objective.checked_loss(i, batch)
         if self._as_checked:
-            refuse_change(i, objective.facts.losses[i], float(loss.detach()), loss.dtype)
+            refuse_change(i, objective.checked.losses[i], float(loss.detach()), loss.dtype)
         if not loss.requires_grad:
             return lambda parts, again: [torch.zeros_like(p) for p in params]
         grads = derivatives([loss], params, create_graph=True)
@@ -176,7 +176,7 @@ class HessianOperator(Operator):
             differences.choose(vector)
         except Unsupported:
             if not differences.surrogate():
-                self.notes.append(f"the second derivatives of {names} could not be checked against differences")
+                self._notes.append(f"the second derivatives of {names} could not be checked against differences")
                 return
         step = differences.step
         if step is not None:
@@ -189,7 +189,7 @@ class HessianOperator(Operator):
                 raise RuntimeError(
                     f"double backward through {names} is wrong: its products are off by {off / size:.2g}"
                 )
-        self.notes.append(
+        self._notes.append(
             f"the gradient through {names} is not the loss's own slope (straight-through, or another surrogate): the "
             "curvature is the derivative of that gradient, which steps larger than its jumps meet, not the loss's own"
         )

@@ -43,7 +43,7 @@ class Operator(ABC):
         """What a result should say about where its numbers come from."""
         return {}
 
-    def said(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What the reader of a result should know about the products."""
         return []
 

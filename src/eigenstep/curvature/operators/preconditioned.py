@@ -53,9 +53,9 @@ class ScaledOperator(Operator):
         """The inner operator's."""
         return self.inner.provenance
 
-    def said(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What the unit and the inner operator have to say."""
-        return [*self.unit.notes, *self.inner.said()]
+        return [*self.unit.notes, *self.inner.notes()]
 
     def restrict(self, rows: Tensor) -> Tensor:
         """Take the coordinates that are kept, along the last axis."""

@@ -90,7 +90,7 @@ class Batches:
                     raise InvalidValue(
                         "Objective: the number of samples in a batch could not be found (no tensor with a common first "
                         "dimension); give batch_size= (or weight=, how much it counts) as a number, a list with one "
-                        "entry a batch, or a function of the batch"
+                        "entry per batch, or a function of the batch"
                     )
                 if not intake.takes(count, size):
                     continue
@@ -153,7 +153,7 @@ class Batches:
         return found
 
     def costing(self, each: float) -> Iterator[Any]:
-        """Yield the batches for work that costs `each` forward passes a batch, and tell how far it has come."""
+        """Yield the batches for work that costs `each` forward passes per batch, and tell how far it has come."""
         self.read()
         yield from progress.over(self._again(), len(self.counts), each)
 
@@ -234,8 +234,8 @@ def _plain(name: str, found: Any, data: Any) -> PerBatch:
     given: PerBatch = found.tolist() if isinstance(found, (Tensor, np.ndarray)) else found
     if isinstance(given, str) or not (given is None or callable(given) or isinstance(given, (int, float, Sequence))):
         raise InvalidValue(
-            f"Objective: {name} is a {type(given).__name__}; a number, a list with one entry a batch, or a function of "
-            "the batch is needed"
+            f"Objective: {name} is a {type(given).__name__}; a number, a list with one entry per batch, or a function "
+            "of the batch is needed"
         )
     if isinstance(given, Sequence) and isinstance(data, DataLoader) and not _ordered(data):
         raise InvalidValue(
