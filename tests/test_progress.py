@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import eigenstep as es
 from eigenstep.curvature import Progress
-from eigenstep.diagnosis.evidence import STAGES
+from eigenstep.diagnosis.measurements import STAGES
 from eigenstep.progress import work as tasks
 
 MANY = 3750  # batches, as in the report of a call that gave no sign of life

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.diagnosis.evidence import STAGES, DiagnosisMeasurements
+from eigenstep.diagnosis.conclude import conclude
+from eigenstep.diagnosis.measurements import STAGES, DiagnosisMeasurements
 from eigenstep.diagnosis.minibatches import first_batches
 from eigenstep.diagnosis.result import Diagnosis
 from eigenstep.errors import InvalidValue
@@ -64,8 +65,8 @@ def diagnose(
             return Diagnosis.diverged(loss, seconds=time.perf_counter() - began)
         _refuse_strangers(objective, optimizer)
         objective = objective.per_update()
-        under_way = DiagnosisMeasurements(objective, optimizer, clip, horizon, quick, tol, seed, minis, work.part)
-        return under_way.diagnosis(began)
+        measured = DiagnosisMeasurements(objective, optimizer, clip, horizon, quick, tol, seed, minis, work.part)
+        return conclude(measured.measure(), began)
 
 
 def _refuse_strangers(objective: Objective, optimizer: torch.optim.Optimizer) -> None:

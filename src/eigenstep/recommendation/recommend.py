@@ -4,7 +4,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,15 +13,14 @@ from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective, world
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, PRODUCT, Task, Watch, task
-from eigenstep.recommendation.rehearse import PROBE_BATCHES, Budget, Lane, Rehearsal, Stream
-from eigenstep.recommendation.result import Candidate, Recommendation, put_settings
+from eigenstep.recommendation.answer import answer, best_of
+from eigenstep.recommendation.rehearse import PROBE_BATCHES, Budget, Rehearsal, Stream
+from eigenstep.recommendation.result import Recommendation, put_settings
 from eigenstep.recommendation.search import FEWEST, LrSearch
 from eigenstep.recommendation.start import StartMeasurements
-from eigenstep.stability.copies import rates, refuse_foreign, replace_zero_lrs
-from eigenstep.stability.zero_gradient import DEAD_FROM
+from eigenstep.stability.copies import refuse_foreign, replace_zero_lrs
 
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
-LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
 _LOSSES = 60  # evaluations of the probe, roughly: three a candidate, and the critical sharpness
 
 
@@ -88,7 +86,7 @@ def recommend(
             seconds = FAST_SECONDS / len(variants) if fast else None
             allowed = Budget(steps, seconds, _shifted(work, number * steps))
             answers.append(_one(objective, each, stream, allowed, settings, horizon, clip, fast, seed))
-    return answers[0] if len(answers) == 1 else _best(answers, len(variants))
+    return answers[0] if len(answers) == 1 else best_of(answers, len(variants))
 
 
 def _one(
@@ -120,173 +118,7 @@ def _one(
             measured.find_zero_gradient(search)
         except KeyboardInterrupt:
             measured.notes.append("interrupted while the start was being measured")
-    return _answer(rehearsal, search, measured, settings, horizon, time.perf_counter() - budget.began)
-
-
-def _answer(
-    rehearsal: Rehearsal,
-    search: LrSearch | None,
-    measured: StartMeasurements,
-    settings: Mapping[str, float],
-    horizon: int,
-    seconds: float,
-) -> Recommendation:
-    """Everything that is known, put together."""
-    start, budget = rehearsal.start, rehearsal.budget
-    best = search.order[0] if search is not None and search.order else None
-    if best is None and search is not None and search.good():  # interrupted: the best trial
-        best = min((search.lanes[k] for k in search.good()), key=lambda lane: lane.loss)
-    if best is not None and not best.loss < start:
-        best = None
-    chosen = best if search is None or search.chosen is None else search.chosen
-    furthest = chosen if best is not None and chosen is not None and chosen.loss < best.loss else best
-    unable = _unable(search, furthest, start, measured)
-    lr = None if unable is not None or chosen is None else chosen.lr
-    missing = "interrupted before anything was run" if search is None else search.missing
-    found = search if lr is not None else None
-    interval = None if found is None or best is None or chosen is None else found.interval(best, chosen)
-    if interval is not None and missing is not None:
-        interval = (interval[0] / 2, min(interval[1] * 2, search.edge[1] if search and search.edge else math.inf))
-    return Recommendation(
-        lr=lr,
-        interval=interval,
-        reason=unable or _reason(search, best, measured),
-        trains=unable is None,
-        verified=lr is not None and search is not None and search.verified,
-        verified_steps=chosen.step if chosen is not None and search is not None and search.verified else 0,
-        optimizer=type(rehearsal.optimizer).__name__,
-        groups=tuple(rates(rehearsal.optimizer)),
-        start=start,
-        loss=None if chosen is None else chosen.loss,
-        rehearsed=None if best is None else best.lr,
-        candidates=tuple(
-            Candidate(lane.lr, tuple(lane.points), tuple(lane.losses), lane.diverged, lane.step)
-            for lane in ([] if search is None else search.everything)
-        ),
-        edge=None if search is None else search.edge,
-        limit=measured.limit,
-        critical=measured.critical,
-        later=tuple(measured.later),
-        warmup=None if lr is None or best is None else measured.warmup(lr, best.step),
-        horizon=horizon,
-        budget=budget.steps,
-        steps=budget.used,
-        seconds=seconds,
-        complete=missing is None,
-        missing=missing,
-        unchecked=tuple(_unchecked(rehearsal, chosen, horizon, missing)),
-        notes=tuple(measured.notes),
-        settings=dict(settings),
-    )
-
-
-def _unable(search: LrSearch | None, best: Lane | None, start: float, measured: StartMeasurements) -> str | None:
-    """Why there is no lr to recommend; None if there is one."""
-    if not math.isfinite(start):
-        return f"the loss is {start} at the start: no lr can mend that; begin from a finite one"
-    if search is None:
-        return "interrupted before anything was run"
-    if (unbounded := measured.bottomless or search.unbounded) is not None:
-        return unbounded
-    if best is None:
-        if search.missing is not None and not search.lanes:
-            return f"nothing can be said: {search.missing}"
-        if measured.critical is not None and measured.critical.reason is not None:
-            return f"nothing trains here, whatever the lr: {measured.critical.reason}"
-        tried = sorted(lane.lr for lane in search.lanes.values())
-        return (
-            f"nothing trains here: no lr from {tried[0]:.2g} to {tried[-1]:.2g} lowered the loss from {start:.4g}; "
-            "it may be as low as it gets, or the mini-batches may pull elsewhere than the objective's data"
-        )
-    fall = 1 - best.loss / start if start > 0 else math.inf
-    stopped = start > 0 and (max(best.tail()) - best.loss) / start < NOTHING
-    if search.missing is not None or fall >= LITTLE or not stopped:
-        return None
-    if measured.zero_gradient_share is not None and measured.zero_gradient_share >= DEAD_FROM:
-        return (
-            f"nothing trains here, whatever the lr: over {best.step} updates the loss went from {start:.4g} to "
-            f"{best.loss:.4g} and no further; {measured.zero_gradient_share:.0%} of the parameters have no gradient, "
-            "neither at the start nor there, as under dead units"
-        )
-    # A floor above zero, a plateau as deep networks begin on and a slow, steady fall cannot be told apart so early:
-    # how much the loss could lose is not known.
-    measured.notes.append(
-        f"the loss fell by {fall:.2%} in {best.step} updates, by less than {NOTHING:.0%} in the second half of them: "
-        "near its floor, on a plateau, or falling slowly; so short a run tells little about the lr then"
-    )
-    return None
-
-
-def _reason(search: LrSearch | None, best: Lane | None, measured: StartMeasurements) -> str:
-    """Why this lr, in a sentence."""
-    assert search is not None
-    assert best is not None
-    edge = search.edge
-    assert edge is not None  # the best one lowered the loss
-    upper = (
-        f"from {edge[1]:.3g} on it diverged or the loss rose" if math.isfinite(edge[1]) else "no larger lr was tried"
-    )
-    how = f"of {len(search.lanes)} learning rates rehearsed {best.lr:.3g} brought the loss lowest and most steadily"
-    if search.missing is not None:
-        how = f"{best.lr:.3g} was the best so far ({search.missing})"
-    text = f"{how}: {best.loss:.4g} after {best.step} updates"
-    if search.chosen is not None and search.chosen is not best:
-        text += f"; the answer stays {best.lr / search.chosen.lr:.2g} times below it, since sharpness goes on rising"
-    text += f"; short runs lowered the loss up to {edge[0]:.3g}, {upper}"
-    if measured.limit is not None and math.isfinite(measured.limit.max_stable_lr):
-        text += f"; the limit at the start is {measured.limit.max_stable_lr:.3g}"
-    return text + "."
-
-
-def _unchecked(rehearsal: Rehearsal, best: Lane | None, horizon: int, missing: str | None) -> list[str]:
-    """What the answer does not cover."""
-    found = [] if missing is None else [missing]
-    if best is not None and best.step < horizon:
-        found.append(f"updates {best.step + 1} to {horizon}: that the order of the candidates stays is a bet")
-    found.append("a schedule: every run was at a constant lr")
-    if rehearsal.clip is None:
-        found.append("gradient clipping and accumulation, if your loop has them")
-    if not rehearsal.whole:
-        found.append("the objective's other batches: the probe is 16 of them")
-    if rehearsal.stream.full and not rehearsal.stream.one:
-        found.append(f"more than {len(rehearsal.stream.kept)} mini-batches: for memory these were gone over repeatedly")
-    return found
-
-
-def _best(answers: list[Recommendation], number: int) -> Recommendation:
-    """The answer whose run stood lowest after equally many updates, and a sentence on the others."""
-    ranked = sorted(answers, key=lambda answer: _standing(answer, answers))
-    first, rest = ranked[0], ranked[1:]
-    told = "; ".join(_against(first, other) for other in rest)
-    if len(answers) < number:
-        told += f"; {number - len(answers)} of {number} settings were not looked at"
-    total = {"steps": sum(a.steps for a in answers), "seconds": sum(a.seconds for a in answers)}
-    return replace(first.among(tuple(rest)), reason=f"{first.reason} {told}.", **total)  # type: ignore[arg-type]
-
-
-def _run_of(answer: Recommendation) -> Candidate | None:
-    """The rehearsal that an answer rests on."""
-    return next((c for c in answer.candidates if c.lr == answer.rehearsed), None) if answer.lr is not None else None
-
-
-def _standing(answer: Recommendation, among: list[Recommendation]) -> float:
-    """The loss of an answer's rehearsal at the last number of updates that all rehearsals share."""
-    runs = [run for run in map(_run_of, among) if run is not None]
-    mine = _run_of(answer)
-    if mine is None:
-        return math.inf
-    shared = max(set.intersection(*(set(run.points) for run in runs)))
-    return mine.losses[mine.points.index(shared)] if shared else mine.losses[-1]
-
-
-def _against(first: Recommendation, other: Recommendation) -> str:
-    """How another answer compares: the updates after which each rehearsal had reached the other's last loss."""
-    mine, its = _run_of(first), _run_of(other)
-    if mine is None or its is None:
-        return f"beside it {other.headline} ({other.reason})"
-    goal = max(min(mine.losses), min(its.losses))
-    counts = [next(p for p, v in zip(c.points, c.losses, strict=True) if v <= goal) for c in (its, mine)]
-    return f"beside it {other.headline}, which reached {goal:.3g} within {counts[0]} updates, the first in {counts[1]}"
+    return answer(rehearsal, search, measured, settings, horizon, time.perf_counter() - budget.began)
 
 
 def _refuse(

@@ -1,10 +1,9 @@
-"""The evidence of a diagnosis, gathered piece by piece inside one session."""
+"""What a diagnosis measures, part by part, inside one session."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 
@@ -13,18 +12,15 @@ from eigenstep.curvature import Measurement, measure, shares
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.curvature.operators.preconditioned import stepped_by
 from eigenstep.curvature.operators.unit import frozen
-from eigenstep.diagnosis.direction import direction_of
+from eigenstep.diagnosis.direction import Direction, direction_of
 from eigenstep.diagnosis.minibatches import Spread, spread_of
-from eigenstep.diagnosis.orbit import orbit_of
 from eigenstep.diagnosis.rates import Slowness, one_rule, slowness
-from eigenstep.diagnosis.result import Diagnosis
 from eigenstep.diagnosis.trial import TrialUpdates, trial_of
-from eigenstep.diagnosis.verdict import VerdictInputs, code_of, one_step_sentence, sentence_of
-from eigenstep.diagnosis.what_if import HALF, WhatIfRow, what_if
+from eigenstep.diagnosis.what_if import WhatIfRow, what_if
 from eigenstep.errors import Unsupported
 from eigenstep.objective import Objective
 from eigenstep.rules import LinearRule
-from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
+from eigenstep.stability.critical import CriticalSharpness, critical_sharpness
 from eigenstep.stability.joint_limit import Edge, edge_of
 from eigenstep.stability.limit import Limit, limit_now, ratio_alone
 from eigenstep.stability.zero_gradient import ZeroGradient, zero_gradient_of
@@ -51,100 +47,69 @@ class DiagnosisMeasurements:
     tell: Callable[[int, int, str], None]  # (done, parts, what begins)
     reasons: dict[str, str] = field(default_factory=dict)
     products: int = 0
+    zero_gradient: ZeroGradient = field(default_factory=ZeroGradient)
+    not_linear: str | None = None  # why there is no linear limit
+    edge: Edge | None = None
+    limit: Limit | None = None
+    lowest: Measurement | None = None
+    slow: Slowness | None = None
+    changes: list[WhatIfRow] = field(default_factory=list)
+    trial: TrialUpdates | None = None
+    direction: Direction | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    layers: dict[str, float] = field(default_factory=dict)
+    spread: Spread | None = None
+    critical: CriticalSharpness | None = None
 
     def __post_init__(self) -> None:
         """The gradient and the loss, which everything else is compared with."""
         self.gradient, self.loss = self.objective.gradient(), self.objective.value()
 
-    def diagnosis(self, began: float) -> Diagnosis:
-        """Measure everything and put it together."""
-        zero_gradient = self._zero_gradient()
-        linear, dead = self._linear(), zero_gradient.flat
-        edge = limit = None
-        if linear is None and not dead and self._movable():
+    def measure(self) -> Self:
+        """Measure every part, the later ones where the earlier ones let them; return itself."""
+        self.zero_gradient = self._zero_gradient()
+        self.not_linear, dead = self._not_linear(), self.zero_gradient.flat
+        if self.not_linear is None and not dead and self._movable():
             self._tell(1)
-            edge = edge_of(self.objective, self.optimizer)
-            limit = limit_now(
+            self.edge = edge_of(self.objective, self.optimizer)
+            self.limit = limit_now(
                 self.objective, self.optimizer, quick=self.quick, tol=self.tol, seed=self.seed, alone=True
             )
-            self.products += limit.products
+            self.products += self.limit.products
         else:
-            self.reasons["ratio"] = linear or (
+            self.reasons["ratio"] = self.not_linear or (
                 "neither gradient nor curvature reaches most of the parameters"
                 if dead
                 else "no second moments yet, and no gradient to take them from"
             )
         self._tell(2)
-        lowest = None if dead else self._lowest()
-        slow = spread = direction = trial = None
-        changes: list[WhatIfRow] = []
-        alone: dict[str, float] = {}
-        if edge is not None and limit is not None:
-            slow, changes = self._slow(edge, limit)
-            if limit.young and (limit.ratio or 0.0) > 1:
-                trial = trial_of(self.objective, edge)
-            if limit.edge.values[0] > 0:
-                direction = direction_of(self.objective, edge, limit, self.gradient)
-                self._tell(4)
-                alone = self._layers(edge, direction.shares)
-                self._tell(5)
-                spread = self._spread(edge, limit)
-        critical = None if dead else self._critical(needed=linear is not None)
-        named = direction.shares if direction is not None else ({} if dead else self._plain_shares())
-        inputs = self._inputs(edge, limit, slow, lowest, spread, zero_gradient, trial)
-        if critical is not None and critical.multiple == math.inf:
-            inputs = replace(inputs, bottomless=bottomless(self.objective, self.optimizer))
-        if direction is not None and limit is not None:
-            off = next((change.ratio for change in changes if change.name == "nesterov off"), None)
-            alone_each = tuple(limit.alone.values())
-            where, origin = direction.where, direction.origin
-            inputs = replace(inputs, where=where, origin=origin, alone=alone_each, nesterov_off=off)
-        half = next((change for change in changes if change.name == HALF), None)
-        if half is not None and half.tenfold is not None and changes[0].tenfold is not None:
-            inputs = replace(inputs, raised=(half.lr, half.tenfold, changes[0].tenfold))
-        code = code_of(inputs)
-        if code == "done" or (code in ("adapts", "edge") and not inputs.young):
-            found = orbit_of(self.objective, self.optimizer, None if limit is None else limit.sharpness)
-            inputs = replace(inputs, orbit=None if found is None else found.words())
-        if critical is not None and linear is not None and code != "done":
-            name = type(self.optimizer).__name__
-            code, sentence = "one-step", one_step_sentence(name, critical.multiple, critical.reason)
-        else:
-            lr, edge_lr = (limit.lr, limit.max_stable_lr) if limit is not None else (0.0, 0.0)
-            sentence = sentence_of(code, inputs, lr, edge_lr)
-        return Diagnosis(
-            verdict=code,
-            sentence=sentence,
-            loss=self.loss,
-            ratio=None if limit is None else limit.ratio,
-            interval=None if limit is None else limit.interval,
-            max_stable_lr=None if limit is None else limit.max_stable_lr,
-            lr=None if limit is None else limit.lr,
-            limit=limit,
-            scale=None if edge is None else one_rule(edge),
-            direction=direction,
-            shares=named,
-            layers=alone,
-            slow=slow,
-            lowest=lowest,
-            spread=spread,
-            clip=inputs.clip,
-            trial=trial,
-            critical=critical,
-            changes=tuple(changes),
-            zero_gradient_share=zero_gradient.share,
-            inputs=inputs,
-            notes=tuple(self._notes(limit, inputs, spread)),
-            reasons={**({} if limit is None else limit.reasons), **self.reasons},
-            products=self.products,
-            seconds=time.perf_counter() - began,
-        )
+        self.lowest = None if dead else self._lowest()
+        if self.edge is not None and self.limit is not None:
+            self._beside(self.edge, self.limit)
+        self.critical = None if dead else self._critical(needed=self.not_linear is not None)
+        if self.direction is not None:
+            self.shares = self.direction.shares
+        elif not dead:
+            self.shares = self._plain_shares()
+        return self
+
+    def _beside(self, edge: Edge, limit: Limit) -> None:
+        """What only an optimizer with a linear limit has: rates, changes, trial updates, its sharp direction."""
+        self.slow, self.changes = self._slow(edge, limit)
+        if limit.young and (limit.ratio or 0.0) > 1:
+            self.trial = trial_of(self.objective, edge)
+        if limit.edge.values[0] > 0:
+            self.direction = direction_of(self.objective, edge, limit, self.gradient)
+            self._tell(4)
+            self.layers = self._layers(edge, self.direction.shares)
+            self._tell(5)
+            self.spread = self._spread(edge, limit)
 
     def _movable(self) -> bool:
         """Whether any coordinate has a unit: where second moments are 0, only the gradient gives one."""
         return bool(self.gradient.any()) or frozen(self.objective, stepped_by(self.objective, self.optimizer)).anywhere
 
-    def _linear(self) -> str | None:
+    def _not_linear(self) -> str | None:
         """Why the optimizer has no linear limit; None if it has one."""
         try:
             groups = rule_of(self.optimizer)
@@ -230,52 +195,7 @@ class DiagnosisMeasurements:
         named = shares(self.objective, found.directions[0])
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 
-    def _inputs(
-        self,
-        edge: Edge | None,
-        limit: Limit | None,
-        slow: Slowness | None,
-        lowest: Measurement | None,
-        spread: Spread | None,
-        zero_gradient: ZeroGradient,
-        trial: TrialUpdates | None,
-    ) -> VerdictInputs:
-        clip = None
-        if self.clip is not None:
-            length = spread.gradient_norm if spread is not None else vec.norm(self.gradient)
-            clip = min(1.0, self.clip / length) if length > 0 else 1.0
-        if edge is None or limit is None:
-            return VerdictInputs(
-                zero_gradient=zero_gradient, remaining=self._remaining(None), clip=clip, horizon=self.horizon
-            )
-        low, high = limit.interval or (0.0, 0.0)
-        sharp = limit.sharpness or 0.0
-        bottom = None if lowest is None else float(lowest.values[0]) + limit.coupled_decay
-        if bottom is not None:
-            bottom = bottom / sharp if sharp > 0 else -math.inf if bottom < 0 else 0.0
-        return VerdictInputs(
-            ratio=limit.ratio,
-            low=low,
-            high=high,
-            moving=edge.moving,
-            adaptive=edge.adaptive,
-            only_grows=all(rule.unit_only_grows for rule in edge.rules),
-            young=limit.young,
-            memory=any(rule.buffer_names for rule in edge.rules),
-            decay_term=max(entry.lr * entry.response.decay_term for entry in edge.parameters),
-            trial_rises=None if trial is None else trial.rises,
-            progress=1.0 if slow is None else slow.progress,
-            possible=1.0 if slow is None else slow.possible,
-            remaining=self._remaining(limit.sharpness),
-            lowest=bottom,
-            zero_gradient=zero_gradient,
-            clip=clip,
-            batch_high=None if spread is None else spread.high,
-            batch_times=None if spread is None else spread.times,
-            horizon=self.horizon,
-        )
-
-    def _remaining(self, sharpness: float | None) -> float | None:
+    def remaining(self, sharpness: float | None) -> float | None:
         """The loss over that of the same model with all measured parameters at zero; None where zero is no floor.
 
         A loss that is never negative has |gradient|^2 <= 2 sharpness loss.
@@ -296,25 +216,6 @@ class DiagnosisMeasurements:
                 raise
             self.reasons["critical"] = str(error)
             return None
-
-    def _notes(self, limit: Limit | None, inputs: VerdictInputs, spread: Spread | None) -> list[str]:
-        notes = list(limit.notes if limit is not None else self.objective.notes)
-        if spread is not None:
-            notes.append(
-                f"the ratio on {len(spread.ratios)} mini-batches runs from {spread.low:.3g} to {spread.high:.3g}; "
-                "noise lowers the true edge"
-            )
-        else:
-            notes.append("mini-batch noise lowers the true edge; its size was not measured")
-        if self.clip is None:
-            notes.append("gradient clipping is not taken into account: give clip= if you clip")
-        elif inputs.clip is not None:
-            how = f"clipping at {self.clip:g} shortens the update to {inputs.clip:.0%} here"
-            notes.append(how + (", and the unit with it: the limit does not count it" if inputs.adaptive else ""))
-        notes.append("loss scaling is not taken into account: gradients are the loss's own, unscaled")
-        if any("initial_lr" in group for group in self.optimizer.param_groups):
-            notes.append("an lr schedule is attached: this is the lr of now, not of the rest of the run")
-        return notes
 
     def _count(self, found: Measurement) -> None:
         if found.provenance["interrupted"]:
