@@ -22,10 +22,10 @@ MAY_IMPORT = {
     "curvature": GROUND | {"bridge", "objective"},
     "stability": GROUND | {"bridge", "curvature", "objective", "theory"},
     "diagnosis": GROUND | {"bridge", "curvature", "objective", "stability", "theory"},
-    "recommendation": GROUND | {"curvature", "objective", "stability"},
+    "recommendation": GROUND | {"bridge", "curvature", "objective", "stability"},
     "verify": GROUND | {"bridge", "problems", "simulation", "theory"},
     "article": GROUND | {"problems", "simulation", "theory"},
-    "training": GROUND | {"objective", "stability"},
+    "training": GROUND | {"bridge", "objective", "stability"},
     "page": {"errors", "files"},
 }
 ANYTHING = {"cli", "__init__"}

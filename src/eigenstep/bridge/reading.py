@@ -10,7 +10,7 @@ from torch import Tensor
 from eigenstep.bridge.optimizer import Optimizer, remembered
 from eigenstep.bridge.settings import alone, plain, sgd
 from eigenstep.bridge.stepping import name_hooks, refuse_other_steps
-from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.errors import EigenstepError, InvalidValue, Unsupported
 from eigenstep.rules import (
     AdaGrad,
     Adam,
@@ -24,6 +24,7 @@ from eigenstep.rules import (
     Rule,
     State,
 )
+from eigenstep.rules.data import as_data
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +122,32 @@ def rule_of(optimizer: torch.optim.Optimizer) -> tuple[Group, ...]:
     >>> group.rule.name, group.t, group.unit(w).tolist()
     ('nesterov', 0, [1.0, 1.0, 1.0])
     """
-    known = _known_class(optimizer)
+    known = _class_of(optimizer)
+    name_hooks(optimizer)
     return tuple(group for i in range(len(optimizer.param_groups)) for group in _read_group(optimizer, known, i))
 
 
-def _read_group(optimizer: torch.optim.Optimizer, known: type, index: int) -> Iterator[Group]:
-    """One Group for each number of updates found among a param group's parameters."""
+def rules_told(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], ...]:
+    """Return each param group's rule as plain data: its name and all its hyperparameters, as `Rule.as_dict` tells them.
+
+    A group that no rule describes (LBFGS, a step of its own) goes by its optimizer's class, with all of its settings.
+
+    >>> w = torch.nn.Parameter(torch.zeros(3))
+    >>> rules_told(torch.optim.SGD([w], lr=0.1, momentum=0.5, nesterov=True))
+    ({'name': 'nesterov', 'lr': 0.1, 'weight_decay': 0, 'decoupled': False, 'momentum': 0.5},)
+    """
+    groups = getattr(optimizer, "param_groups", [])
+    try:
+        known = _class_of(optimizer)
+        return tuple(_group_rule(optimizer, known, i)[0].as_dict() for i in range(len(groups)))
+    except EigenstepError:
+        left_out, name = ("params", "param_names", "name"), type(optimizer).__name__
+        settings = [{k: as_data(plain(v)) for k, v in group.items() if k not in left_out} for group in groups]
+        return tuple({"name": name, **each} for each in settings)
+
+
+def _group_rule(optimizer: torch.optim.Optimizer, known: type, index: int) -> tuple[Rule, str]:
+    """The rule of a param group, and words for the group; Unsupported for modes that no rule has."""
     settings = optimizer.param_groups[index]
     where = f"rule_of: param group {index} of {type(optimizer).__name__}"
     if settings.get("maximize"):
@@ -136,6 +157,13 @@ def _read_group(optimizer: torch.optim.Optimizer, known: type, index: int) -> It
             f"{where} has differentiable=True, whose state carries a graph; set it to False to analyse it"
         )
     rule = optimizer.rules()[index] if isinstance(optimizer, Optimizer) else _rule_from(known, settings, f"{where}: ")
+    return rule, where
+
+
+def _read_group(optimizer: torch.optim.Optimizer, known: type, index: int) -> Iterator[Group]:
+    """One Group for each number of updates found among a param group's parameters."""
+    settings = optimizer.param_groups[index]
+    rule, where = _group_rule(optimizer, known, index)
     found: dict[int, dict[Tensor, State]] = {}
     with torch.no_grad():
         for p in settings["params"]:
@@ -183,7 +211,7 @@ _NO_RULE = {
 _INSTEAD = "define a Rule for it and train with eigenstep.Optimizer, or judge it by critical sharpness or by simulation"
 
 
-def _known_class(optimizer: torch.optim.Optimizer) -> type:
+def _class_of(optimizer: torch.optim.Optimizer) -> type:
     """The class whose step the optimizer really takes; Unsupported if no rule describes it."""
     name = type(optimizer).__name__
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -199,5 +227,4 @@ def _known_class(optimizer: torch.optim.Optimizer) -> type:
             why = "it is not one of torch's classes that a rule exists for"
         raise Unsupported(f"rule_of: {name} has no rule here: {why}; {_INSTEAD}")
     refuse_other_steps(optimizer, known, _INSTEAD)
-    name_hooks(optimizer)
     return known

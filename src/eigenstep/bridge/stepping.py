@@ -150,4 +150,4 @@ def _inmost(method: Any) -> Any:
 
 
 def _say(message: str) -> None:
-    warnings.warn(f"rule_of: the {message} as read is not the whole update", stacklevel=4)
+    warnings.warn(f"rule_of: the {message} as read is not the whole update", stacklevel=3)

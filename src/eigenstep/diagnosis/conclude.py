@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import replace
 
+from eigenstep.bridge import rules_told
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.diagnosis.measurements import DiagnosisMeasurements
 from eigenstep.diagnosis.orbit import orbit_of
@@ -48,6 +49,7 @@ def conclude(m: DiagnosisMeasurements, began: float) -> Diagnosis:
         trial=m.trial,
         critical=critical,
         changes=tuple(m.changes),
+        rules=rules_told(m.optimizer),
         zero_gradient_share=m.zero_gradient.share,
         inputs=inputs,
         notes=tuple(_notes(m, inputs)),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigenstep.bridge import rules_told
 from eigenstep.diagnosis.conclude import conclude
 from eigenstep.diagnosis.measurements import STAGES, DiagnosisMeasurements
 from eigenstep.diagnosis.minibatches import first_batches
@@ -62,7 +63,7 @@ def diagnose(
         work.part(0, len(STAGES), STAGES[0])
         minis = _mini_batches(objective, train, batches)
         if (loss := _not_finite(objective)) is not None:
-            return Diagnosis.diverged(loss, seconds=time.perf_counter() - began)
+            return Diagnosis.diverged(loss, rules_told(optimizer), seconds=time.perf_counter() - began)
         _refuse_strangers(objective, optimizer)
         objective = objective.per_update()
         measured = DiagnosisMeasurements(objective, optimizer, clip, horizon, quick, tol, seed, minis, work.part)

@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from eigenstep.curvature import Measurement
@@ -40,7 +40,7 @@ class Diagnosis:
     is above 1. critical: the one-step quantity, never to be
     divided by the limit; the verdict rests on it only where there is no linear limit. changes: the what-if
     table. zero_gradient_share: of the coordinates, those in parameters without any gradient. inputs: what decided the
-    verdict.
+    verdict. rules: each param group's, as data (Rule.as_dict).
     """
 
     verdict: str
@@ -62,6 +62,7 @@ class Diagnosis:
     trial: TrialUpdates | None = None
     critical: CriticalSharpness | None = None
     changes: tuple[WhatIfRow, ...] = ()
+    rules: tuple[Mapping[str, Any], ...] = ()
     zero_gradient_share: float = 0.0
     inputs: VerdictInputs = field(default_factory=VerdictInputs)
     notes: tuple[str, ...] = ()
@@ -70,10 +71,10 @@ class Diagnosis:
     seconds: float = 0.0
 
     @classmethod
-    def diverged(cls, loss: float, *, seconds: float) -> Self:
+    def diverged(cls, loss: float, rules: tuple[Mapping[str, Any], ...] = (), *, seconds: float) -> Self:
         """The diagnosis of a loss that is not finite: there is no curvature to measure."""
         reasons = {"ratio": "the loss is not finite"}
-        return cls(verdict="diverged", sentence=_DIVERGED, loss=loss, reasons=reasons, seconds=seconds)
+        return cls(verdict="diverged", sentence=_DIVERGED, loss=loss, rules=rules, reasons=reasons, seconds=seconds)
 
     @property
     def assumption(self) -> str:
@@ -124,7 +125,8 @@ class Diagnosis:
         content["silent"] = self.zero_gradient_share
         content["lowest_eigenvalue"] = None if self.lowest is None else float(self.lowest.values[0])
         content["critical"] = None if self.critical is None else self.critical.as_dict()
-        content["rule"] = None if self.scale is None else {"name": self.scale.rule.name, **asdict(self.scale.rule)}
+        content["rule"] = None if self.scale is None else self.scale.rule.as_dict()
+        content["rules"] = [dict(rule) for rule in self.rules]
         content["limits"] = [change.as_dict() for change in self.changes]
         content["spectrum"] = None if spectrum is None else spectrum.as_dict
         content["notes"] = list(self.notes)

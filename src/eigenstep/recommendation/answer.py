@@ -1,14 +1,18 @@
 """From rehearsals to a `Recommendation`: the lr, its interval, its reason, or why there is none."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
+import torch
+
+from eigenstep.bridge import rules_told
 from eigenstep.recommendation.rehearse import Lane, Rehearsal
 from eigenstep.recommendation.result import Candidate, Recommendation
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.recommendation.start import StartMeasurements
-from eigenstep.stability.copies import rates
+from eigenstep.stability.copies import lr_of, rates
 from eigenstep.stability.zero_gradient import DEAD_FROM
 
 LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
@@ -67,8 +71,16 @@ def answer(
         missing=missing,
         unchecked=tuple(_unchecked(rehearsal, chosen, horizon, missing)),
         notes=tuple(measured.notes),
+        rules=tuple(_rules_at(rehearsal.optimizer, lr)),
         settings=dict(settings),
     )
+
+
+def _rules_at(optimizer: torch.optim.Optimizer, lr: float | None) -> Iterator[dict[str, Any]]:
+    """Each param group's rule as data, at the lr of the answer, the groups' ratios kept; at its own without one."""
+    base = lr_of(optimizer)
+    for rule, own in zip(rules_told(optimizer), rates(optimizer), strict=True):
+        yield rule if lr is None else {**rule, "lr": lr if own == base else lr * (own / base)}
 
 
 def _unable(search: LrSearch | None, best: Lane | None, start: float, measured: StartMeasurements) -> str | None:

@@ -49,7 +49,8 @@ class Recommendation:
     take the lr; None if none is needed. start, loss: the probe's, before and at the end of the chosen run. steps,
     seconds: the cost. complete, missing: whether the search was finished, and what was left out. unchecked: what the
     answer does not cover. settings: momentum, where it was searched. groups: each param group's lr as rehearsed from.
-    alternatives: the answers for the other settings or optimizers, best first.
+    rules: the same at the answer, as data (Rule.as_dict). alternatives: the answers for the other settings or
+    optimizers, best first.
     """
 
     lr: float | None
@@ -77,6 +78,7 @@ class Recommendation:
     missing: str | None
     unchecked: tuple[str, ...]
     notes: tuple[str, ...]
+    rules: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple["Recommendation", ...] = field(default=(), repr=False)
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Self
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue, UnknownName
+from eigenstep.rules.data import as_data, from_data, named, own_name
 
 Number = float | Tensor
 Coefficients = tuple[Number, ...]
@@ -152,6 +154,37 @@ class Rule(ABC):
     def replace(self, **changes: Any) -> Self:
         """Return the rule with some hyperparameters changed, checked like new."""
         return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the rule's name and every hyperparameter as plain data, as each file of ours names a rule.
+
+        A rule of one's own without a name goes by its class's.
+
+        >>> class Mine(LinearRule):
+        ...     def move(self, x, grad, unit, buffers, c):
+        ...         return x - self.lr * grad, ()
+        >>> Mine(lr=0.5).as_dict()
+        {'name': 'Mine', 'lr': 0.5, 'weight_decay': 0.0, 'decoupled': False}
+        """
+        told = {f.name: as_data(getattr(self, f.name)) for f in fields(self) if f.init}
+        return {"name": own_name(type(self)), **told}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Return the rule that `as_dict` told, of this class or of the subclass of that name: of `Rule`, any.
+
+        What is not told takes its default; lanes come back in float64. Raises UnknownName for a name that no class
+        has (your own must be defined, or imported, first) or that two have, and for a hyperparameter that the rule
+        does not have; InvalidValue for a value out of range, or one that no file can hold.
+
+        >>> from eigenstep.rules import Nesterov
+        >>> Rule.from_dict(Nesterov(lr=0.1, momentum=0.5).as_dict())
+        Nesterov(lr=0.1, weight_decay=0.0, decoupled=False, momentum=0.5)
+        """
+        kind = named(cls, content.get("name"))
+        valid = {f.name: f for f in fields(kind) if f.init}
+        told = {key: value for key, value in content.items() if key != "name"}
+        return kind(**{k: from_data(kind.__name__, valid[k], v) if k in valid else v for k, v in told.items()})
 
     def columns(self, like: Tensor) -> Self:
         """Return the rule with fields of shape B as (B, 1) in the dtype of `like`, to broadcast against (B, n)."""

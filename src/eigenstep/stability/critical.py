@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eigenstep.bridge import rules_told
 from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
@@ -36,6 +37,7 @@ class CriticalSharpness:
     that never rises has lr inf and value 0. loss: before the step. slope: of the loss along the update, per multiple.
     passes: forward passes over the objective's data, besides the one gradient. converged: whether the interval is as
     narrow as asked. scanned: the smallest multiple at which the loss was seen not to rise.
+    rules: each param group's, as data (Rule.as_dict; of an optimizer that no rule describes, its class and settings).
     """
 
     value: float | None
@@ -48,6 +50,7 @@ class CriticalSharpness:
     converged: bool
     scanned: float | None
     optimizer: str
+    rules: tuple[Mapping[str, Any], ...]
     seconds: float
     notes: tuple[str, ...]
     reason: str | None = None
@@ -141,6 +144,7 @@ def critical_sharpness(
         converged=bracket.converged and not reason,
         scanned=bracket.scanned,
         optimizer=name,
+        rules=rules_told(optimizer),
         seconds=time.perf_counter() - began,
         notes=tuple(notes),
         reason=reason,

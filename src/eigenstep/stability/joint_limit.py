@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from eigenstep.bridge import Group
+from eigenstep.bridge import Group, rules_told
 from eigenstep.curvature.operators.hessian import HessianOperator
 from eigenstep.curvature.operators.preconditioned import ScaledOperator, Unit, stepped_by
 from eigenstep.curvature.operators.unit import Frozen, frozen
@@ -110,6 +110,7 @@ def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
     scale, decay = objective.join(scales), objective.join(decays)
     names = sorted({rule.name for _, rule in held})
     facts = {"rule": " and ".join(names), "t": max(group.t for group, _ in held), "edge": True, "lr": first}
+    facts["rules"] = list(rules_told(optimizer))
     facts["coupled_decay"] = any(bool(rule.weight_decay) and not rule.decoupled for _, rule in held)
     uniform = _constant(scale) and _constant(decay)
     unit_found = Unit(scale, decay, False, facts, ())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigenstep.bridge import rules_told
 from eigenstep.curvature import Measurement, measure
 from eigenstep.curvature.lanczos import Aim
 from eigenstep.curvature.measure import SHORTER, data_of
@@ -31,7 +32,8 @@ class Limit:
     max_stable_lr: the first moving group's lr at the edge, all groups scaled together; infinite without a limit.
     sharpness: largest eigenvalue of the loss's own Hessian, without decay, +- sharpness_bound; coupled_decay: the
     largest w that the optimizer adds to it. preconditioned_sharpness: of P^-1/2 (H + wI) P^-1/2, for adaptive rules.
-    rules: names, one per group. alone: each group's own ratio, never to be combined, by its place in param_groups.
+    rules: each param group's, as data (Rule.as_dict).
+    alone: each group's own ratio, never to be combined, by its place in param_groups.
     fresh, early: how far second moments have come. adapts: the limit holds for a frozen preconditioner only.
     provisional: the share of the direction nearest to the edge (squared, in units of P) in coordinates whose P the next
     update makes anew or more than doubles, since they have no second moment yet, or a decayed one.
@@ -48,7 +50,7 @@ class Limit:
     coupled_decay: float
     preconditioned_sharpness: float | None
     preconditioned_bound: float | None
-    rules: tuple[str, ...]
+    rules: tuple[Mapping[str, Any], ...]
     alone: Mapping[int, float]
     fresh: bool
     early: bool
@@ -162,7 +164,7 @@ def limit_now(
         coupled_decay=max(0.0 if rule.decoupled else float(rule.weight_decay) for rule in edge.rules),
         preconditioned_sharpness=None if scaled is None else scaled[0],
         preconditioned_bound=None if scaled is None else scaled[1],
-        rules=tuple(rule.name for rule in edge.rules),
+        rules=rules_told(optimizer),
         alone=apart,
         fresh=edge.fresh,
         early=edge.early,

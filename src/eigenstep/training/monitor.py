@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from eigenstep.bridge import rules_told
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective
 from eigenstep.stability.copies import lr_of, refuse_unseen
@@ -272,7 +273,7 @@ class Monitor:
         """Put a measurement into the record of the update under way, and look at it."""
         record = self._next
         assert record is not None
-        record |= {**reading.as_record(record["lr"]), "settings": described(self.optimizer)}
+        record |= reading.as_record(record["lr"]) | self._set_to()
         self._anomalies.measured(record)
         alarm = self._ratios.look(record)
         if alarm is not None:
@@ -288,7 +289,7 @@ class Monitor:
             return {}
         reading = self.measure(confirm=False)
         lr = lr_of(self.optimizer)
-        return {"step": self.count, "lr": lr, **reading.as_record(lr), "settings": described(self.optimizer)}
+        return {"step": self.count, "lr": lr, **reading.as_record(lr), **self._set_to()}
 
     def _settle(self) -> None:
         """Close the pending record: its loss, its alarms, its line in the log."""
@@ -330,12 +331,16 @@ class Monitor:
         versions = tuple(p._version for p in self._norms.params)
         return settings_of(self.optimizer), lr_ratios(self.optimizer), versions, self.count
 
+    def _set_to(self) -> dict[str, Any]:
+        """What the optimizer is set to, in words and as each param group's rule."""
+        return {"settings": described(self.optimizer), "rules": list(rules_told(self.optimizer))}
+
     def _header(self) -> dict[str, Any]:
         return {
             "eigenstep": version("eigenstep"),
             "torch": torch.__version__,
             "optimizer": type(self.optimizer).__name__,
-            "settings": described(self.optimizer),
+            **self._set_to(),
             "every": self.every,
             "budget": self.budget,
             "dense": self.cadence.dense,

@@ -35,7 +35,7 @@ _FIELDS: dict[str, Any] = {
     **dict.fromkeys(sorted(_TEXTS - {"alarm"}), (str, None)),
     **dict.fromkeys(("time", "lr", "loss", "grad_norm", "update_norm", "probe_loss"), _NUMBER),
     **dict.fromkeys(("ratio_low", "ratio_high", "critical_lr", *KEYS.values()), _NUMBER),
-    **{"layers": ({str: _NUMBER}, None), "settings": (str, None)},
+    **{"layers": ({str: _NUMBER}, None), "settings": (str, None), "rules": ([dict], None)},
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.bridge import Group, rule_of
+from eigenstep.bridge import Group, rule_of, rules_told
 from eigenstep.curvature.operators.operator import Operator
 from eigenstep.curvature.operators.unit import frozen
 from eigenstep.errors import InvalidValue, Unsupported
@@ -113,6 +113,7 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
     plain = not adaptive and bool((scale == 1).all()) and len({float(r.weight_decay) for _, r in here}) == 1
     facts = {
         "rule": here[0][1].name,
+        "rules": list(rules_told(optimizer)),
         "t": found.t,
         "coupled_decay": bool(decay.any()),
         "fresh": found.fresh,
