@@ -1,13 +1,16 @@
 """Best settings against the closed forms of Polyak, Lessard and others, and against the counts of theory.md."""
 
+import json
 import math
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eigenstep as es
+from eigenstep.cli import main
 from eigenstep.simulation import simulate
 from eigenstep.theory import adam_step_bound, converging_eps, orbit_half_width, tune
 
@@ -39,6 +42,18 @@ def test_heavy_ball_and_ema_at_fixed_momentum(kappa: float, beta: float) -> None
     ema = tune(es.EMAMomentum(momentum=beta), spectrum)
     assert ema.rate == pytest.approx(best.rate, rel=1e-6)
     assert ema.lr_interval[0] == pytest.approx(best.lr_interval[0] / (1 - beta), rel=1e-5)
+
+
+def test_a_best_momentum_is_one_with_its_lr_however_it_is_asked_for() -> None:
+    """over='momentum' is what the command line's --over momentum is: the pair."""
+    ways: list[str | list[str]] = ["momentum", ["lr", "momentum"], ["momentum", "lr"]]
+    found = [tune(es.HeavyBall(momentum=0.3), ARTICLE, over=over) for over in ways]
+    assert len({(best.lr, best.momentum) for best in found}) == 1
+    assert found[0].momentum == pytest.approx((9 / 11) ** 2, rel=1e-5)  # Polyak, kappa = 100
+    assert found[0].lr == pytest.approx((2 / 11) ** 2, rel=1e-5)
+    run = CliRunner().invoke(main, ["tune", "1", "100", "--rule", "heavy-ball", "--over", "momentum", "--json"])
+    shown = json.loads(run.stdout)
+    assert (shown["lr"], shown["momentum"]) == pytest.approx((found[0].lr, found[0].momentum))
 
 
 @given(kappa=conditions, beta=st.floats(0.05, 0.98))

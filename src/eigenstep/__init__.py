@@ -25,6 +25,7 @@ _HOME = {
     "training": ("Monitor", "StabilityLR", "read_log"),
     "theory": ("max_stable_lr", "predict", "tune"),
 }
+_HELPERS = {"LinearRule", "RULES", "Rule", "State", "advance", "rule_named"}  # not listed by dir(): for own rules
 _MEASURE = "es.measure(es.Objective(model, loss, data))"
 _INSTEAD = {  # what is looked for first, and the line that gives it
     **dict.fromkeys(("sharpness", "lambda_max", "max_eigenvalue", "largest_eigenvalue"), f"{_MEASURE}.largest"),
@@ -64,5 +65,5 @@ def _unknown(name: str) -> str:
 
 
 def __dir__() -> list[str]:
-    """List the public names."""
-    return [*__all__, "__version__"]
+    """List the verbs, their results, the rules and the errors; what helps to write a rule is reached by its name."""
+    return [*(name for name in __all__ if name not in _HELPERS), "__version__"]

@@ -14,7 +14,7 @@ from eigenstep.cli import common
     type=click.Choice(["lr", "momentum"]),
     default="lr",
     show_default=True,
-    help="What to choose: lr alone, or lr and momentum together.",
+    help="What to choose: lr alone, or momentum with its lr.",
 )
 @click.option("--for-steps", is_flag=True, help="Fewest updates to --loss or --radius, instead of the best rate.")
 @common.json_option
@@ -49,7 +49,7 @@ def command(
     best = tune(
         common.rule_from(rule, {"lr": lr, "momentum": momentum, **dict(map(common.setting, settings))}),
         spectrum,
-        over="lr" if over == "lr" else ("lr", "momentum"),
+        over=over,
         for_steps=for_steps,
         start=common.per_eigenvalue(start, spectrum),
         loss=loss,

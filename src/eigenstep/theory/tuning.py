@@ -51,12 +51,12 @@ def tune(
     unit: float | Tensor | None = None,
     point: str = "iterate",
 ) -> Tuning:
-    """Find the lr, or with over=('lr', 'momentum') the pair, that is best for the rule on this spectrum.
+    """Find the lr, or with over='momentum' the momentum and its lr, that is best for the rule on this spectrum.
 
     Minimises R(lr) = max_i rho(M(lr, lambda_i)) by repeated zooming, which needs no formula for the rule; with
     `for_steps` the number of updates until the error stays within the tolerance, from `start` (see `predict`). Where a
     whole interval of lr is equally good (heavy ball at a large momentum), its middle is returned. Momentum is the field
-    of that name, or the first beta.
+    of that name, or the first beta; a best momentum is always one with its lr: over=('lr', 'momentum') says the same.
 
     Raises InvalidValue for a spectrum that does not cover both ends, or has a direction that no lr makes contract,
     and for `for_steps` without start and tolerance or with an adaptive rule; Unsupported for a rule that is not
@@ -68,8 +68,8 @@ def tune(
     (0.333333333, 0.666666667)
     """
     wanted = (over,) if isinstance(over, str) else tuple(over)
-    if wanted not in (("lr",), ("lr", "momentum"), ("momentum", "lr")):
-        raise InvalidValue(f"over={over!r} must be 'lr' or ('lr', 'momentum')")
+    if wanted not in (("lr",), ("momentum",), ("lr", "momentum"), ("momentum", "lr")):
+        raise InvalidValue(f"over={over!r} must be 'lr', or 'momentum' for the momentum and its lr")
     rule = linear(rule).replace(lr=1.0)
     if rule.lanes:
         raise InvalidValue(
