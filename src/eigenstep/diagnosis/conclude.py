@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 from eigenstep.bridge import rules_told
+from eigenstep.bridge.param_groups import scheduled
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.diagnosis.measurements import DiagnosisMeasurements
 from eigenstep.diagnosis.orbit import orbit_of
@@ -139,6 +140,6 @@ def _notes(m: DiagnosisMeasurements, inputs: VerdictInputs) -> list[str]:
         how = f"clipping at {m.clip:g} shortens the update to {inputs.clip:.0%} here"
         notes.append(how + (", and the unit with it: the limit does not count it" if inputs.adaptive else ""))
     notes.append("loss scaling is not taken into account: gradients are the loss's own, unscaled")
-    if any("initial_lr" in group for group in m.optimizer.param_groups):
+    if scheduled(m.optimizer):
         notes.append("an lr schedule is attached: this is the lr of now, not of the rest of the run")
     return notes

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from eigenstep.bridge import rules_told
+from eigenstep.bridge.param_groups import lrs_of, relative
 from eigenstep.recommendation.rehearse import Lane, Rehearsal
 from eigenstep.recommendation.result import Candidate, Recommendation
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.recommendation.start import StartMeasurements
-from eigenstep.stability.copies import lr_of, rates
 from eigenstep.stability.zero_gradient import DEAD_FROM
 
 LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
@@ -50,7 +50,7 @@ def answer(
         verified=lr is not None and search is not None and search.verified,
         verified_steps=chosen.step if chosen is not None and search is not None and search.verified else 0,
         optimizer=type(rehearsal.optimizer).__name__,
-        groups=tuple(rates(rehearsal.optimizer)),
+        groups=tuple(lrs_of(rehearsal.optimizer)),
         start=start,
         loss=None if chosen is None else chosen.loss,
         rehearsed=None if best is None else best.lr,
@@ -78,9 +78,8 @@ def answer(
 
 def _rules_at(optimizer: torch.optim.Optimizer, lr: float | None) -> Iterator[dict[str, Any]]:
     """Each param group's rule as data, at the lr of the answer, the groups' ratios kept; at its own without one."""
-    base = lr_of(optimizer)
-    for rule, own in zip(rules_told(optimizer), rates(optimizer), strict=True):
-        yield rule if lr is None else {**rule, "lr": lr if own == base else lr * (own / base)}
+    for rule, ratio in zip(rules_told(optimizer), relative(lrs_of(optimizer)), strict=True):
+        yield rule if lr is None else {**rule, "lr": lr * ratio}
 
 
 def _unable(search: LrSearch | None, best: Lane | None, start: float, measured: StartMeasurements) -> str | None:

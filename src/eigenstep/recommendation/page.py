@@ -1,5 +1,6 @@
 """A recommendation as one page: the answer, the figure, the evidence, what was run, the code to paste."""
 
+from eigenstep.bridge.param_groups import first_moving
 from eigenstep.html import Page
 from eigenstep.recommendation.result import Recommendation
 
@@ -23,4 +24,4 @@ def recommendation_page(r: Recommendation, target: str = "") -> Page:
 
 
 def _base(r: Recommendation) -> float:
-    return next(lr for lr in r.groups if lr > 0)
+    return first_moving(r.groups)

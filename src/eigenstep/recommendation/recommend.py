@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from eigenstep.bridge.param_groups import has_momentum, put_momentum, replace_zero_lrs, scheduled
 from eigenstep.curvature.lanczos import Aim
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective, world
@@ -15,10 +16,10 @@ from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, PRODUCT, Task, Watch, task
 from eigenstep.recommendation.answer import answer, best_of
 from eigenstep.recommendation.rehearse import PROBE_BATCHES, Budget, Rehearsal, Stream
-from eigenstep.recommendation.result import Recommendation, put_settings
+from eigenstep.recommendation.result import Recommendation
 from eigenstep.recommendation.search import FEWEST, LrSearch
 from eigenstep.recommendation.start import StartMeasurements
-from eigenstep.stability.copies import refuse_foreign, replace_zero_lrs
+from eigenstep.stability.copies import refuse_foreign
 
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
 _LOSSES = 60  # evaluations of the probe, roughly: three a candidate, and the critical sharpness
@@ -103,7 +104,7 @@ def _one(
     """The answer for one optimizer at one momentum."""
     rehearsal = Rehearsal(objective, optimizer, stream, budget, clip=clip, seed=seed)
     was_zero = replace_zero_lrs(rehearsal.optimizer)
-    put_settings(rehearsal.optimizer, settings)
+    put_momentum(rehearsal.optimizer, settings.get("momentum"))
     measured = StartMeasurements(was_zero)
     measured.notes += filter(None, [objective.batches.intake.note()])
     search: LrSearch | None = None
@@ -144,12 +145,12 @@ def _refuse(
         raise InvalidValue(f"recommend: clip={clip} must be a positive norm, or None")
     for each in chosen:
         refuse_foreign("recommend", objective, each)
-        if hasattr(each.step, "_wrapped_by_lr_sched") or any("initial_lr" in g for g in each.param_groups):
+        if hasattr(each.step, "_wrapped_by_lr_sched") or scheduled(each):
             raise InvalidValue(
                 "recommend: an lr scheduler is attached to the optimizer, and the rehearsals run at a constant lr; "
                 "build the optimizer without the scheduler, ask, and give the answer to the scheduler as its peak lr"
             )
-        if momentum is not None and not all("momentum" in g or "betas" in g for g in each.param_groups):
+        if momentum is not None and not has_momentum(each):
             raise Unsupported(f"recommend: {type(each).__name__} has no momentum to choose; leave out momentum=")
     for value in momentum or ():
         if not 0 <= value < 1:

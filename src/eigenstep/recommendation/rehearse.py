@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eigenstep.bridge.param_groups import params_of, set_lr
 from eigenstep.errors import EigenstepError, InvalidValue
 from eigenstep.objective import Objective, restore, world
 from eigenstep.objective.data.batch import fingerprint
@@ -17,7 +18,7 @@ from eigenstep.objective.data.loader import refuse_one_shot, same_hidden_state
 from eigenstep.objective.data.stream import readable
 from eigenstep.objective.evaluation import usable
 from eigenstep.progress import GRADIENT, spent
-from eigenstep.stability.copies import copied, set_lr, take_step
+from eigenstep.stability.copies import copied, take_step
 from eigenstep.stability.critical import GIVE_A_FLOOR
 
 PROBE_BATCHES = 16  # of the objective's batches, evenly spread, are the probe; with fewer, all
@@ -230,7 +231,7 @@ class Rehearsal:
         assert optimizer is not None
         batch = self.stream[lane.step]
         restore.seed_all(self.seed + lane.step)
-        params = [p for group in optimizer.param_groups for p in group["params"]]
+        params = params_of(optimizer)
         values: list[Tensor] = []
 
         def closure() -> Tensor:

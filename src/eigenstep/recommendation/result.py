@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eigenstep.bridge.param_groups import lr_of, put_lrs, put_momentum, set_lr
 from eigenstep.errors import InvalidValue
 from eigenstep.files import envelope, jsonable
-from eigenstep.stability.copies import lr_of, set_lr
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.limit import Limit
 
@@ -114,10 +114,9 @@ class Recommendation:
                 f"recommend: this lr is for {self.optimizer}, not for {type(optimizer).__name__}; build that optimizer"
             )
         if lr_of(optimizer) == 0:
-            for group, lr in zip(optimizer.param_groups, self.groups, strict=True):
-                group["lr"] = lr
+            put_lrs(optimizer, self.groups)
         set_lr(optimizer, self.lr)
-        put_settings(optimizer, self.settings)
+        put_momentum(optimizer, self.settings.get("momentum"))
         return optimizer
 
     def evidence(self) -> list[tuple[str, str]]:
@@ -207,19 +206,6 @@ class Recommendation:
     def among(self, others: tuple["Recommendation", ...]) -> "Recommendation":
         """Return this answer with those for other settings beside it."""
         return replace(self, alternatives=others)
-
-
-def put_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, float]) -> None:
-    """Write a momentum into every param group: `momentum`, or the first of the betas."""
-    if "momentum" not in settings:
-        return
-    for group in optimizer.param_groups:
-        if "betas" in group:
-            group["betas"] = (settings["momentum"], *tuple(group["betas"])[1:])
-        else:
-            group["momentum"] = settings["momentum"]
-            if settings["momentum"] == 0 and group.get("nesterov"):
-                group["nesterov"] = False
 
 
 def _positive(candidates: tuple[Candidate, ...]) -> bool:

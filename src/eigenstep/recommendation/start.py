@@ -4,10 +4,10 @@ import math
 
 import torch
 
+from eigenstep.bridge.param_groups import lr_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.recommendation.rehearse import Lane, Rehearsal
 from eigenstep.recommendation.search import LrSearch
-from eigenstep.stability.copies import lr_of
 from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
 from eigenstep.stability.limit import Limit, limit_now
 from eigenstep.stability.zero_gradient import share_of, zero_gradient_names

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eigenstep.bridge.param_groups import params_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective
 from eigenstep.objective.parameters import refuse_outsiders
@@ -18,7 +19,7 @@ _TORCHS_OWN = ("_optimizer_", "_zero_grad", "_warned")  # hooks and the like, wh
 def refuse_foreign(what: str, objective: Objective, optimizer: Any) -> None:
     """Raise unless `optimizer` is a torch optimizer that holds parameters of the objective's model, and no others."""
     refuse_unseen(what, objective, optimizer)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = {id(p) for p in params_of(optimizer)}
     if not {id(p) for p in objective.params} & held:
         raise InvalidValue(
             f"{what}: the optimizer holds none of the objective's parameters; give it model.parameters()"
@@ -64,35 +65,3 @@ def take_step(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -
         return
     closure()
     optimizer.step()
-
-
-def lr_of(optimizer: torch.optim.Optimizer) -> float:
-    """The lr of the first group that moves; 0 if none does."""
-    return next((lr for lr in rates(optimizer) if lr > 0), 0.0)
-
-
-def rates(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Each param group's lr."""
-    return [float(group["lr"]) for group in optimizer.param_groups]
-
-
-def replace_zero_lrs(optimizer: torch.optim.Optimizer) -> bool:
-    """Where every lr is 0 (a warm-up's start), set what a scheduler says they will be, or 1; return whether so."""
-    if lr_of(optimizer) > 0:
-        return False
-    initial = [float(group.get("initial_lr", 0.0)) for group in optimizer.param_groups]
-    for group, lr in zip(optimizer.param_groups, initial if any(initial) else [1.0] * len(initial), strict=True):
-        put_lr(group, lr)
-    return True
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the lr of the first group that moves, the others' ratios to it kept."""
-    base = lr_of(optimizer)
-    for group, old in zip(optimizer.param_groups, rates(optimizer), strict=True):
-        put_lr(group, lr if old == base else lr * (old / base))
-
-
-def put_lr(group: dict[str, Any], lr: float) -> None:
-    """Write a group's lr, as a tensor where it is one."""
-    group["lr"] = torch.full_like(group["lr"], lr) if isinstance(group["lr"], Tensor) else lr

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge import rules_told
+from eigenstep.bridge.param_groups import lr_of, replace_zero_lrs
 from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, Watch, task
-from eigenstep.stability.copies import copied, lr_of, refuse_foreign, replace_zero_lrs, take_step
+from eigenstep.stability.copies import copied, refuse_foreign, take_step
 
 _SCAN = 2**0.5  # multiples below the crossing are looked at in this ratio,
 _DEPTH = 8  # this many of them: down to a sixteenth

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge import Group, rules_told
+from eigenstep.bridge.param_groups import begun, first_moving
 from eigenstep.curvature.operators.hessian import HessianOperator
 from eigenstep.curvature.operators.preconditioned import ScaledOperator, Unit, stepped_by
 from eigenstep.curvature.operators.unit import Frozen, frozen
@@ -94,7 +95,7 @@ def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
     """
     held = stepped_by(objective, optimizer)
     lrs, moving = _lrs(optimizer, held)
-    first = next(lr for lr in lrs if lr > 0)
+    first = first_moving(lrs)
     answers = {key: _response(group, rule) for key, (group, rule) in {id(g): (g, r) for g, r in held}.items()}
     unit_now = frozen(objective, held)
     scales, decays, parameters = [], [], []
@@ -138,8 +139,7 @@ def _lrs(optimizer: torch.optim.Optimizer, held: list[tuple[Group, LinearRule]])
     own = [float(rule.lr) for _, rule in held]
     if any(own):
         return own, True
-    begun = [float(optimizer.param_groups[group.index].get("initial_lr", 0.0)) for group, _ in held]
-    return (begun if any(begun) else [1.0] * len(held)), False
+    return begun([optimizer.param_groups[group.index] for group, _ in held]), False
 
 
 def _response(group: Group, rule: LinearRule) -> tuple[Response, bool]:

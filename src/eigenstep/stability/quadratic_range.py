@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from eigenstep.bridge.param_groups import largest_momentum
 from eigenstep.objective import Objective
 from eigenstep.stability.copies import refuse_foreign
 from eigenstep.stability.critical import pending
@@ -50,5 +51,4 @@ def _settled(optimizer: torch.optim.Optimizer) -> float:
     """What momentum multiplies the next step by before it has settled."""
     if optimizer.state:
         return 1.0
-    most = max(float(group.get("momentum", 0.0)) for group in optimizer.param_groups)
-    return 1 / max(1 - most, 0.01)
+    return 1 / max(1 - largest_momentum(optimizer), 0.01)

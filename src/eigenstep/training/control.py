@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from eigenstep.bridge.param_groups import adapts, first_moving, largest_momentum, lrs_of, put_lrs, relative
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.stability import trusted
 from eigenstep.training.monitor import Monitor
@@ -103,8 +104,7 @@ class StabilityLR(LRScheduler):
             raise InvalidValue("StabilityLR: give schedule or max_lr; a schedule says itself how high lr may go")
         if monitor.optimizer is not plain or (schedule is not None and schedule.optimizer is not plain):
             raise InvalidValue("StabilityLR: the monitor and the schedule must be those of this very optimizer")
-        groups = plain.param_groups
-        given = [float(g["lr"]) for g in groups] if max_lr is None else _each(max_lr, len(groups))
+        given = lrs_of(plain) if max_lr is None else _each(max_lr, len(plain.param_groups))
         if schedule is None and not any(given):
             raise InvalidValue("StabilityLR: lr is 0, so that nothing is asked for; give max_lr, or schedule")
         self.monitor, self.schedule = monitor, schedule
@@ -112,7 +112,7 @@ class StabilityLR(LRScheduler):
         self.every, self.total_steps = every, total_steps
         self.max_lrs = given
         self._asked = given
-        self._shape = _shape([float(g["lr"]) for g in groups])
+        self._shape = relative(lrs_of(plain))
         self._seen: Reading | None = None  # what the bound is from
         self._bound = math.nan  # the largest stable lr of the first group that moves
         self._cap = math.inf
@@ -120,7 +120,7 @@ class StabilityLR(LRScheduler):
         self._lowest, self._rise = math.inf, 0.0  # of the probe's losses; what the log of the cap may still rise by
         self._distance, self._left = 1, 0
         self._told = len(monitor.alarms)
-        monitor.probe.critical = monitor.probe.critical or _adapts(plain)
+        monitor.probe.critical = monitor.probe.critical or adapts(plain)
         monitor.cadence.budget = 1.0
         super().__init__(plain)
 
@@ -144,7 +144,7 @@ class StabilityLR(LRScheduler):
         if self._goal and (jumped or self._cap >= min(top, self._goal) * (1 - 1e-9)):
             self._goal, self._rise = 0.0, 0.0
         allowed = self._cap * self._left_over()
-        first = next((lr for lr in asked if lr > 0), 0.0)
+        first = first_moving(asked)
         if math.isinf(min(first, allowed)):
             raise InvalidValue("StabilityLR: nothing limits the lr here and max_lr is infinite; give a finite max_lr")
         if math.isinf(first):
@@ -168,12 +168,11 @@ class StabilityLR(LRScheduler):
     def _next_asked(self) -> list[float]:
         """What would be set without a cap; a schedule is stepped with its own lr in the groups, as it left them."""
         if not math.isinf(max(self._asked)):
-            for group, lr in zip(self.optimizer.param_groups, self._asked, strict=True):
-                _set(group, lr)
+            put_lrs(self.optimizer, self._asked)
         if self.schedule is not None:
             if not self._is_initial:
                 self.schedule.step()
-            self._asked = [float(group["lr"]) for group in self.optimizer.param_groups]
+            self._asked = lrs_of(self.optimizer)
         return self._asked
 
     def _look(self) -> float:
@@ -223,22 +222,9 @@ class StabilityLR(LRScheduler):
         return min(max(1 - self.last_epoch / self.total_steps, 0.0) / DECAY, 1.0)
 
 
-def _set(group: dict[str, Any], lr: float) -> None:
-    """Set a group's lr, in place where it is a tensor."""
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
-
-
-def _adapts(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a method counts as adaptive here, told by its hyperparameters."""
-    return any(name in optimizer.param_groups[0] for name in ("eps", "betas"))
-
-
 def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
     """The default target and power for a method."""
-    return ADAPTIVE if _adapts(optimizer) else MOMENTUM if optimizer.param_groups[0].get("momentum") else PLAIN
+    return ADAPTIVE if adapts(optimizer) else MOMENTUM if largest_momentum(optimizer) else PLAIN
 
 
 def _bound(reading: Reading) -> float | None:
@@ -258,9 +244,3 @@ def _each(max_lr: float | Sequence[float], groups: int) -> list[float]:
             f"StabilityLR: max_lr={max_lr!r} must be positive, one number or {groups}, one for each group"
         )
     return values
-
-
-def _shape(lrs: list[float]) -> list[float]:
-    """The groups' lr relative to the first that moves; equal ones where none does."""
-    first = next((lr for lr in lrs if lr > 0), 0.0)
-    return [lr / first for lr in lrs] if first else [1.0] * len(lrs)

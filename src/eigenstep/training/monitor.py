@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge import rules_told
+from eigenstep.bridge.param_groups import described, lr_of, lr_ratios, params_of, settings_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective
-from eigenstep.stability.copies import lr_of, refuse_unseen
+from eigenstep.stability.copies import refuse_unseen
 from eigenstep.training.alarms import Alarm, RatioWatch
 from eigenstep.training.anomaly import Anomalies
 from eigenstep.training.norms import Norms
@@ -22,7 +23,6 @@ from eigenstep.training.outlets import Outlets
 from eigenstep.training.postmortem import Postmortem, after_the_fact
 from eigenstep.training.probe import Cadence, Probe, Reading
 from eigenstep.training.record import Record
-from eigenstep.training.settings import described, lr_ratios, settings_of
 
 LR_CHANGE = 1.5  # a factor by which lr moves since the last measurement that calls for a new one
 
@@ -92,7 +92,7 @@ class Monitor:
         self.alarms: list[Alarm] = []
         self.probe = Probe(objective, self.optimizer, seed)
         self.cadence = Cadence(every, budget, dense)
-        self._norms = Norms(dict.fromkeys(p for group in self.optimizer.param_groups for p in group["params"]))
+        self._norms = Norms(dict.fromkeys(params_of(self.optimizer)))
         self._records: deque[Record] = deque(maxlen=history)
         self._began = time.perf_counter()
         self._held: list[float] = []  # losses handed over since the last update

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge import Group, rule_of, rules_told
+from eigenstep.bridge.param_groups import first_moving
 from eigenstep.curvature.operators.operator import Operator
 from eigenstep.curvature.operators.unit import frozen
 from eigenstep.errors import InvalidValue, Unsupported
@@ -101,7 +102,7 @@ def unit_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Unit:
             "parameters="
         )
     here = list({id(group): (group, rule) for group, rule in held}.values())
-    lr = next((float(rule.lr) for _, rule in here if float(rule.lr) > 0), 0.0)
+    lr = first_moving(float(rule.lr) for _, rule in here)
     found = frozen(objective, held)
     scales, decays = [], []
     for (_, rule), unit in zip(held, found.units, strict=True):
