@@ -132,7 +132,7 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_importing_eigenstep_loads_no_plotting_web_or_data_library() -> None:
-    heavy = {"matplotlib", "plotly", "sklearn", "pandas", "http.server", "rich", "transformers", "lightning"}
+    heavy = {"matplotlib", "sklearn", "pandas", "http.server", "rich", "transformers", "lightning"}
     code = (
         f"import sys, eigenstep as es\nes.Adam, es.predict, es.simulate, es.Optimizer, es.Quadratic, es.Spectrum\n"
         f"print(*sorted({heavy!r} & set(sys.modules)))"

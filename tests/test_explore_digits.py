@@ -48,13 +48,14 @@ def test_the_digits_network_is_explored(page: Page, tmp_path: Path) -> None:
         with Server(read_report(path), path.name) as server:
             page.goto(server.url)
             page.wait_for_selector("html[data-ready]")
-            page.wait_for_selector("#report-charts .main-svg", state="attached")
+            page.wait_for_selector("#report-charts canvas")
             shown[path.stem] = page.evaluate(
                 """() => ({
                   name: explorer.model.racers[0].name, p: explorer.model.racers[0].p,
                   limit: explorer.model.racers[0].limit, atMost: explorer.model.racers[0].atMost,
                   values: explorer.report.spectrum && [...explorer.report.spectrum.values],
                   ratio: explorer.report.ratio?.values, charts: document.querySelectorAll('.plot').length,
+                  hidden: explorer.charts[0].hidden,
                   text: document.getElementById('yours').innerText,
                 })"""
             )
@@ -74,4 +75,5 @@ def test_the_digits_network_is_explored(page: Page, tmp_path: Path) -> None:
     assert shown["monitor"]["ratio"] == [r["stability_ratio"] for r in measured]
     assert shown["monitor"]["limit"] == pytest.approx(es.max_stable_lr(sgd, measured[-1]["sharpness"]), rel=1e-9)
     assert shown["monitor"]["charts"] == 3
-    assert "not measured" in shown["ends"]["text"] and "not positive" in shown["ends"]["text"]
+    assert shown["ends"]["hidden"] == [min(shown["ends"]["values"]), max(shown["ends"]["values"])]
+    assert "not positive" in shown["ends"]["text"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explorer_page import counts, drawn, until, visit
+from explorer_page import SAVED, counts, drawn, give, until, visit
 from playwright.sync_api import Page
 
 import eigenstep as es
@@ -79,11 +79,6 @@ BAD: dict[str, tuple[str, str]] = {
 }
 
 
-def give(page: Page, name: str, content: str) -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": "application/json", "buffer": content.encode()})
-    drawn(page)
-
-
 FIRST = ("monitor", "hostile")  # of the kinds of reports, in the default suite
 
 
@@ -91,7 +86,7 @@ FIRST = ("monitor", "hostile")  # of the kinds of reports, in the default suite
 def test_reports_are_explored(page: Page, url: str, kind: str) -> None:
     visit(page, url)
     give(page, f"{kind}{HOSTILE[:12]}.json", REPORTS[kind])
-    page.wait_for_selector("#report-charts .main-svg", state="attached")
+    page.wait_for_selector("#report-charts canvas")
     assert page.locator("#yours").is_visible()
     assert page.evaluate("explorer.model.racers.length") >= 1
     assert page.title() == "eigenstep explorer"
@@ -119,7 +114,7 @@ def test_reports_are_explored(page: Page, url: str, kind: str) -> None:
         )
         assert off < 1e-9
     if kind == "spectrum":
-        assert page.inner_text("#yours").count("not measured") == 1
+        assert page.evaluate(SAVED, "yours-spectrum").count("not measured") == 1
     page.click("#close")
     drawn(page)
     assert not page.locator("#yours").is_visible()
@@ -157,7 +152,7 @@ def test_the_exported_file_works_from_disk(page: Page, tmp_path: Path) -> None:
     assert "preset=turned" in page.url
     whole = export(tmp_path / "report.html", json.loads(REPORTS["hostile"]), HOSTILE)
     visit(page, whole.as_uri())
-    page.wait_for_selector("#report-charts .main-svg", state="attached")
+    page.wait_for_selector("#report-charts canvas")
     assert HOSTILE in page.inner_text("#report-title")
     assert page.title() == "eigenstep explorer"
 
@@ -180,7 +175,7 @@ def test_the_policy_forbids_the_network(page: Page, url: str, chromium: Any) -> 
 def test_every_view_is_saved(page: Page, url: str, format_: str) -> None:
     visit(page, url)
     give(page, "spectrum.json", REPORTS["spectrum"])
-    page.wait_for_selector("#report-charts .main-svg", state="attached")
+    page.wait_for_selector("#report-charts canvas")
     for view in ("landscape", "loss", "components", "radii", "settings", "yours-spectrum"):
         with page.expect_download() as waiting:
             page.click(f"button[aria-label='Save {view} as {format_.upper()}']")

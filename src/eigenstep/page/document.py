@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -12,18 +11,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from eigenstep.errors import BadFile
 from eigenstep.files import write_whole
 
-# Everything comes from the page itself. The served page loads its own modules; the exported one lists its scripts by
-# hash. Neither may connect to anything; 'unsafe-inline' styles are what Plotly.js writes.
+# Everything comes from the page itself. The served page loads its own modules and style sheet; the exported one lists
+# its script and its style by hash. Neither may connect to anything.
 _POLICY = (
     "default-src 'none'; script-src {scripts}; style-src {styles}; img-src data: blob:; connect-src 'none'; "
     "base-uri 'none'; form-action 'none'"
 )
 SERVED_POLICY = (
-    _POLICY.format(scripts="'self'", styles="'self' 'unsafe-inline'").replace("img-src", "img-src 'self'")
-    + "; frame-ancestors 'none'"
+    _POLICY.format(scripts="'self'", styles="'self'").replace("img-src", "img-src 'self'") + "; frame-ancestors 'none'"
 )
 
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w.]+)";\n', re.MULTILINE)
@@ -35,20 +32,6 @@ def static_files() -> Mapping[str, bytes]:
     """Return the page's own files by name."""
     folder = resources.files("eigenstep.page") / "static"
     return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith((".", "_"))}
-
-
-def plotly() -> bytes:
-    """Return Plotly.js as the installed plotly package ships it; found without importing that package.
-
-    Raises BadFile when it is not there.
-    """
-    found = importlib.util.find_spec("plotly")
-    places = [Path(place) for place in (found.submodule_search_locations or [])] if found else []
-    for place in places:
-        script = place / "package_data" / "plotly.min.js"
-        if script.is_file():
-            return script.read_bytes()
-    raise BadFile("plotly.min.js is not in the installed plotly package; run `pip install plotly`")
 
 
 def served_page(report: Mapping[str, Any] | None = None, name: str = "") -> bytes:
@@ -66,16 +49,16 @@ def export(path: str | os.PathLike[str], report: Mapping[str, Any] | None = None
     >>> export(Path(tempfile.mkdtemp()) / "page.html").name
     'page.html'
     """
-    main, library = _bundle("main.js"), _inside_script(plotly().decode().replace("\r\n", "\n"))
-    policy = _POLICY.format(scripts=f"{_hash(main)} {_hash(library)}", styles="'unsafe-inline'")
+    main, style = _bundle("main.js"), f"\n{_text('page.css')}"
+    policy = _POLICY.format(scripts=_hash(main), styles=_hash(style))
     html = _text("index.html")
     for mark, content in (
         (
             '<meta charset="utf-8">',
             f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">',
         ),
-        ('<link rel="stylesheet" href="page.css">', f"<style>\n{_text('page.css')}</style>"),
-        ("<!-- report -->", f'{_block(report, name)}\n<script type="text/plain" id="plotly">{library}</script>'),
+        ('<link rel="stylesheet" href="page.css">', f"<style>{style}</style>"),
+        ("<!-- report -->", _block(report, name)),
         ('<script type="module" src="main.js"></script>', f'<script type="module">{main}</script>'),
     ):
         before, found, after = html.partition(mark)
@@ -137,5 +120,5 @@ def _inside_script(source: str) -> str:
     return re.sub(r"<(?=/script|!--)", r"\\x3c", source, flags=re.IGNORECASE)
 
 
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+def _hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

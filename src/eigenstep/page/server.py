@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from eigenstep.errors import BadFile, InvalidValue
-from eigenstep.page.document import SERVED_POLICY, plotly, served_page, static_files
+from eigenstep.page.document import SERVED_POLICY, served_page, static_files
 
 ADDRESS = "127.0.0.1"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
@@ -31,7 +31,6 @@ class Server:
             raise InvalidValue(f"Server: port={port!r} must be a whole number from 0, a free one, to 65535")
         files = {f"/{file}": content for file, content in static_files().items()}
         files["/"] = files["/index.html"] = served_page(report, name)
-        files["/plotly.min.js"] = plotly()
         try:
             self._server = _Http((ADDRESS, port), files)
         except OSError as error:

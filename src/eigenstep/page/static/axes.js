@@ -1,5 +1,7 @@
 // Scales, ticks and frames for the charts; numbers as people read them.
 
+import { textWidth } from "./pen.js";
+
 /** A number in about `digits` significant digits: 1,265, 0.0198, 1.3e-9. */
 export function figure(value, digits = 4) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
@@ -28,19 +30,28 @@ export function scale(low, high, from, to, log = false) {
   return place;
 }
 
-/** Round places for ticks: 1, 2 or 5 times a power of ten; on a logarithmic scale powers of ten. */
+/** Round places for ticks: 1, 2 or 5 times a power of ten; on a logarithmic scale powers of ten where there are many,
+ * else 1, 2, 5 or 1, 3 times such. `whole`: whole numbers alone. */
 export function ticks(s, wanted = 5) {
   if (s.log) {
-    const [a, b] = [Math.ceil(Math.log10(s.low) - 1e-9), Math.floor(Math.log10(s.high) + 1e-9)];
-    const stride = Math.max(1, Math.ceil((b - a + 1) / (wanted + 1)));
-    const out = [];
-    for (let e = a; e <= b; e++) if ((e - b) % stride === 0) out.push(10 ** e);
-    if (out.length < 2) return [s.low, s.high];
-    return out;
+    const [a, b] = [Math.floor(Math.log10(s.low)), Math.ceil(Math.log10(s.high))];
+    for (const steps of [[1, 2, 5], [1, 3], [1]]) {
+      const out = [];
+      for (let e = a; e <= b; e++)
+        for (const m of steps) {
+          const at = Number(`${m}e${e}`);
+          if (at >= s.low * (1 - 1e-9) && at <= s.high * (1 + 1e-9)) out.push(at);
+        }
+      if (out.length > 1 && out.length <= wanted + 1) return out;
+      if (steps.length === 1 && out.length > wanted + 1) {
+        const stride = Math.ceil(out.length / (wanted + 1));
+        return out.filter((_, k) => (out.length - 1 - k) % stride === 0);
+      }
+    }
   }
-  const raw = (s.high - s.low) / wanted,
-    power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((v) => v >= raw * 0.999);
+  const power = 10 ** Math.floor(Math.log10((s.high - s.low) / wanted));
+  const round = [1, 2, 5, 10].map((m) => m * power).find((v) => v >= ((s.high - s.low) / wanted) * 0.999);
+  const step = s.whole ? Math.max(1, round) : round;
   const out = [];
   for (let v = Math.ceil(s.low / step - 1e-9) * step; v <= s.high + step * 1e-9; v += step) {
     out.push(Math.abs(v) < step * 1e-9 ? 0 : v);
@@ -50,33 +61,50 @@ export function ticks(s, wanted = 5) {
 
 const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 
-function tickText(value, log) {
-  if (!log || (value >= 0.01 && value < 1e4)) return figure(value, 3);
-  const power = Math.log10(value);
-  if (Math.abs(power - Math.round(power)) > 1e-9) return figure(value, 2);
-  return `10${[...String(Math.round(power))].map((sign) => SUPERSCRIPT[sign]).join("")}`;
+/** The texts of ticks: in as many digits as tell neighbours apart, and powers of ten where the scale is of such. */
+function tickTexts(values, log) {
+  const apart = Math.abs(values.at(-1) - values[0]) / Math.max(values.length - 1, 1);
+  const largest = Math.max(...values.map(Math.abs)),
+    digits = Math.max(3, Math.ceil(Math.log10(largest / (apart || largest || 1)) + 1e-9) + 1);
+  return values.map((value) => {
+    if (!log || (value >= 0.001 && value < 1e4)) return figure(value, Math.min(digits, 12));
+    const power = Math.floor(Math.log10(value) + 1e-9),
+      times = Number((value / 10 ** power).toPrecision(2));
+    return `${times === 1 ? "" : `${times}·`}10${[...String(power)].map((sign) => SUPERSCRIPT[sign]).join("")}`;
+  });
 }
 
-/** Draw a frame with ticks and labels, and return its scales. x, y: {low, high, log, label}. */
-export function frame(pen, theme, width, height, x, y, { left = 52, right = 14, top = 10, bottom = 36 } = {}) {
-  const box = { x: left, y: top, w: width - left - right, h: height - top - bottom };
-  const sx = scale(x.low, x.high, box.x, box.x + box.w, x.log);
-  const sy = scale(y.low, y.high, box.y + box.h, box.y, y.log);
-  for (const value of ticks(sx, Math.max(2, Math.floor(box.w / 80)))) {
+const MARGINS = { left: 52, right: 14, top: 10, bottom: 36 };
+
+/** The box, the scales and the ticks of a frame; room is made on the left for the longest text. x, y: {low, high, log,
+ * whole, label}. */
+export function layout(width, height, x, y, margins = {}) {
+  const { left, right, top, bottom } = { ...MARGINS, ...margins },
+    h = height - top - bottom;
+  const sy = Object.assign(scale(y.low, y.high, top + h, top, y.log), { whole: y.whole });
+  const yTicks = ticks(sy, Math.max(2, Math.floor(h / 42))),
+    yTexts = tickTexts(yTicks, y.log);
+  const from = Math.max(left, 28 + Math.max(...yTexts.map((text) => textWidth(text)), 0)),
+    box = { x: from, y: top, w: width - from - right, h };
+  const sx = Object.assign(scale(x.low, x.high, box.x, box.x + box.w, x.log), { whole: x.whole });
+  const xTicks = ticks(sx, Math.max(2, Math.floor(box.w / 64)));
+  return { box, sx, sy, xTicks, xTexts: tickTexts(xTicks, x.log), yTicks, yTexts };
+}
+
+/** Draw a frame with ticks and labels, and return its box and scales. */
+export function frame(pen, theme, width, height, x, y, margins = {}) {
+  const { box, sx, sy, xTicks, xTexts, yTicks, yTexts } = layout(width, height, x, y, margins);
+  for (const [i, value] of xTicks.entries()) {
     const at = sx(value);
     pen.line([at, box.y, at, box.y + box.h], theme.grid, { width: 1 });
-    pen.text(
-      tickText(value, x.log),
-      Math.min(at, width - 3 * tickText(value, x.log).length - 3),
-      box.y + box.h + 11,
-      theme.muted,
-      { align: "center" },
-    );
+    pen.text(xTexts[i], Math.min(at, width - textWidth(xTexts[i]) / 2 - 3), box.y + box.h + 11, theme.muted, {
+      align: "center",
+    });
   }
-  for (const value of ticks(sy, Math.max(2, Math.floor(box.h / 42)))) {
+  for (const [i, value] of yTicks.entries()) {
     const at = sy(value);
     pen.line([box.x, at, box.x + box.w, at], theme.grid, { width: 1 });
-    pen.text(tickText(value, y.log), box.x - 6, at, theme.muted, { align: "right" });
+    pen.text(yTexts[i], box.x - 6, at, theme.muted, { align: "right" });
   }
   pen.line([box.x, box.y, box.x, box.y + box.h, box.x + box.w, box.y + box.h], theme.axis, { width: 1 });
   pen.text(x.label, box.x + box.w / 2, height - 8, theme.ink, { align: "center", size: 11.5 });

@@ -4,8 +4,8 @@ import { figure, frame, sentence } from "./axes.js";
 import { fate } from "./model.js";
 import { radius } from "./theory.js";
 
-/** [x, y] pairs of a series up to update `last`, at most about two a pixel: the largest and smallest of each bucket. */
-function thinned(length, value, sx, sy, width) {
+/** [x, y] pairs of a series, at most about two a pixel: the largest and smallest of each bucket; `at(k)` is x of the kth. */
+export function thinned(length, value, sx, sy, width, at = (k) => k) {
   const points = [],
     bucket = Math.max(1, Math.floor(length / Math.max(width, 1)));
   for (let from = 0; from < length; from += bucket) {
@@ -16,7 +16,7 @@ function thinned(length, value, sx, sy, width) {
       if (value(k) > value(high)) high = k;
     }
     for (const k of low <= high ? [low, high] : [high, low]) {
-      points.push(sx(k), sy(value(k)));
+      points.push(sx(at(k)), sy(value(k)));
       if (bucket === 1) break;
     }
   }

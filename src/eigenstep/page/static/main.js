@@ -14,7 +14,7 @@ import { readTheme } from "./theme.js";
 import { drawLandscape, onCanvas } from "./landscape.js";
 import { drawMap, drawRadii, drawRates } from "./rates.js";
 import { drawComponents, drawLoss } from "./curves.js";
-import { drawYours } from "./yours.js";
+import { drawYours, paintYours, savedYours } from "./yours.js";
 import { Player } from "./hands.js";
 import { bindPoints, chosen } from "./points.js";
 import { copy, saveView, tools } from "./save.js";
@@ -27,6 +27,7 @@ const app = {
   state: decode(location.hash),
   report: null,
   model: null,
+  charts: [],
   together: false,
   places: {},
   /** Change the state, and draw at the next frame. */
@@ -85,6 +86,12 @@ function drawCharts() {
   drawClock();
 }
 
+function resized() {
+  if (!app.model) return;
+  drawCharts();
+  paintYours(app, theme);
+}
+
 function drawClock() {
   const { model } = app,
     scrub = $("scrub");
@@ -112,22 +119,15 @@ function settle() {
     button.setAttribute("aria-pressed", String(button.dataset.scale === state.scale));
   const fates = model.racers.map((r) => `${r.label}: ${fate(model, r)}`).join("; ");
   const at = `start at ${figure(model.start[0], 3)}, ${figure(model.start[model.start.length - 1], 3)}`;
-  $("landscape")
-    .querySelector("canvas")
-    .setAttribute("aria-label", `Landscape, ${at}; arrow keys move the start. ${fates}`);
-  $("loss").querySelector("canvas").setAttribute("aria-label", `Loss over ${model.shown} updates. ${fates}`);
+  const describe = (id, words) => $(id).querySelector("canvas").setAttribute("aria-label", words);
+  describe("landscape", `Landscape, ${at}; arrow keys move the start. ${fates}`);
+  describe("loss", `Loss over ${model.shown} updates. ${fates}`);
   const chosen = model.racers[state.selected];
   const rate = chosen.prediction ? `rate ${figure(chosen.prediction.rate)} per update` : "simulated, not predicted";
   for (const id of ["components", "radii"])
-    $(id)
-      .querySelector("canvas")
-      .setAttribute("aria-label", `${$(id).querySelector("h3").textContent} of ${chosen.label}: ${rate}`);
-  $("settings")
-    .querySelector("canvas")
-    .setAttribute(
-      "aria-label",
-      `R against the settings of ${chosen.label}: ${rate}; arrow keys move the lr${state.tab === "map" ? " and the momentum" : ""}`,
-    );
+    describe(id, `${$(id).querySelector("h3").textContent} of ${chosen.label}: ${rate}`);
+  const keys = state.tab === "map" ? "the lr and the momentum" : "the lr";
+  describe("settings", `R against the settings of ${chosen.label}: ${rate}; arrow keys move ${keys}`);
   drawYours(app, theme);
 }
 
@@ -220,8 +220,9 @@ async function readFile(file) {
 }
 
 function save(id, format) {
-  const draw = (pen, width, height) => VIEWS[id](pen, theme, width, height, app.model);
-  return saveView(id, format, $(id).querySelector("canvas"), theme.card, draw);
+  const { clientWidth, clientHeight } = $(id).querySelector("canvas"),
+    draw = (pen, width, height) => VIEWS[id](pen, theme, width, height, app.model);
+  return saveView(id, format, theme.card, ...(savedYours(app, theme, id) ?? [[clientWidth, clientHeight], draw]));
 }
 
 async function offer(text, what) {
@@ -280,7 +281,7 @@ window.addEventListener("hashchange", () => {
   tell(TOUR.find((each) => each.id === app.state.preset));
   schedule();
 });
-new ResizeObserver(() => app.model && drawCharts()).observe(document.querySelector("main"));
+new ResizeObserver(resized).observe(document.querySelector("main"));
 dark.addEventListener("change", () => {
   theme = readTheme(dark.matches);
   schedule();

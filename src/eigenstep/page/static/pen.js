@@ -2,6 +2,15 @@
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
+let ruler = null;
+
+/** The width of a text in pixels, for either pen. */
+export function textWidth(text, size = 11, weight = 400) {
+  ruler ??= document.createElement("canvas").getContext("2d");
+  ruler.font = `${weight} ${size}px ${FONT}`;
+  return ruler.measureText(text).width;
+}
+
 /** Draws on a canvas, in CSS pixels. */
 export class CanvasPen {
   constructor(canvas, width, height, ratio = Math.min(globalThis.devicePixelRatio || 1, 2)) {
@@ -35,6 +44,17 @@ export class CanvasPen {
       }
     }
     c.stroke();
+    c.globalAlpha = 1;
+  }
+
+  /** Fill the outline [x0, y0, x1, y1, ...]. */
+  area(points, fill, { alpha = 1 } = {}) {
+    const { c } = this;
+    c.globalAlpha = alpha;
+    c.fillStyle = fill;
+    c.beginPath();
+    for (let i = 0; i < points.length; i += 2) c.lineTo(points[i], points[i + 1]);
+    c.fill();
     c.globalAlpha = 1;
   }
 
@@ -134,6 +154,11 @@ export class SvgPen {
       `<path d="${path}" fill="none" stroke="${color}" stroke-width="${width}" stroke-opacity="${alpha}" ` +
         `stroke-linejoin="round"${dashes}/>`,
     );
+  }
+
+  area(points, fill, { alpha = 1 } = {}) {
+    const at = points.map(short).join(" ");
+    this.parts.push(`<polygon points="${at}" fill="${fill}" fill-opacity="${alpha}"/>`);
   }
 
   rect(x, y, w, h, fill, { alpha = 1, stroke = null } = {}) {

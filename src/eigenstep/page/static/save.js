@@ -2,7 +2,6 @@
 
 import { CanvasPen, SvgPen } from "./pen.js";
 import { make } from "./dom.js";
-import { saveYours } from "./yours.js";
 
 /** Two buttons that save the view of that name. */
 export function tools(id, save) {
@@ -19,10 +18,8 @@ export function tools(id, save) {
 }
 
 /** Save a view as a file: drawn anew on a canvas of its own, or as SVG. `draw(pen, width, height)` draws it. */
-export async function saveView(id, format, canvas, background, draw) {
+export function saveView(id, format, background, [width, height], draw) {
   const name = `eigenstep-${id}.${format}`;
-  if (id.startsWith("yours-")) return download(await saveYours(id, format), name);
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
   if (format === "svg") {
     const pen = new SvgPen(width, height, background);
     draw(pen, width, height);

@@ -1,80 +1,116 @@
-// Your model: a report's sentences and charts; Plotly.js, which draws them, is loaded when the first one is opened.
+// Your model: a report's sentences and charts, and what a point of a chart says to a pointer or to arrow keys.
 
-import { common, lossChart, ratioChart, spectrumChart } from "./charts.js";
+import { chartsOf } from "./charts.js";
 import { make } from "./dom.js";
+import { onCanvas } from "./landscape.js";
+import { drawPlot, nearest, placeOf, plotHeight } from "./plot.js";
 
-let loading = null;
-
-/** Plotly, from the script inside an exported page or beside a served one. */
-function plotly() {
-  loading ??= new Promise((resolve, reject) => {
-    const inside = document.getElementById("plotly"),
-      script = document.createElement("script");
-    if (inside) script.textContent = inside.textContent;
-    else {
-      script.src = "plotly.min.js";
-      script.onload = () => resolve(globalThis.Plotly);
-      script.onerror = () => reject(new Error("Plotly.js is not beside this page; `eigenstep explore` brings it."));
-    }
-    document.head.append(script);
-    if (inside) resolve(globalThis.Plotly);
-  });
-  return loading;
-}
-
-const CONFIG = { displayModeBar: false, responsive: true };
-
-/** Write the sentences and draw the charts of the report that is open. */
-export async function drawYours(app, theme) {
-  const { report, model } = app,
-    section = document.getElementById("yours");
-  section.hidden = !report;
+/** Write the sentences of the report that is open and make its charts. */
+export function drawYours(app, theme) {
+  const { report, model } = app;
+  document.getElementById("yours").hidden = !report;
   document.getElementById("landscape").hidden = Boolean(report) && model.problem.n < 2;
+  app.charts = report ? chartsOf(model, report, theme) : [];
   if (!report) return;
   document.getElementById("report-title").textContent = `${report.name ? `${report.name}: ` : ""}${report.title}`;
   const notes = [...report.notes, ...assumptions(model)];
   document.getElementById("report-notes").replaceChildren(...notes.map((note) => make("li", {}, note)));
-  const charts = [];
-  if (report.spectrum)
-    charts.push(["spectrum", `Spectrum of the ${report.spectrum.what}`, spectrumChart(model, report, theme)]);
-  if (report.runs.length) charts.push(["recorded", "Recorded loss, predicted dashed", lossChart(model, report, theme)]);
-  if (report.ratio) charts.push(["ratio", "Stability ratio along training", ratioChart(report, theme)]);
-  const place = document.getElementById("report-charts");
-  if (place.dataset.kind !== charts.map((c) => c[0]).join()) {
-    place.dataset.kind = charts.map((c) => c[0]).join();
-    place.replaceChildren(
-      ...charts.map(([id, title]) =>
-        make(
-          "div",
-          {},
-          make("div", { className: "caption" }, make("h3", {}, title), app.tools(`yours-${id}`)),
-          make("div", { id: `yours-${id}`, className: "plot", role: "img", "aria-label": title }),
-        ),
-      ),
-    );
+  const place = document.getElementById("report-charts"),
+    kinds = app.charts.map((chart) => chart.id).join();
+  if (place.dataset.kinds !== kinds) {
+    place.dataset.kinds = kinds;
+    place.replaceChildren(...app.charts.map((chart) => figureOf(app, chart.id)));
   }
-  let library;
-  try {
-    library = await plotly();
-  } catch (error) {
-    app.say(error.message, true);
-    return;
+  for (const chart of app.charts) {
+    const figure = document.getElementById(`yours-${chart.id}`);
+    figure.querySelector("h3").textContent = chart.title;
+    figure
+      .querySelector("canvas")
+      .setAttribute("aria-label", `${chart.title}. ${report.title} Arrow keys tell its points.`);
   }
-  if (app.report !== report) return;
-  for (const [id, title, [data, layout]] of charts) {
-    const element = document.getElementById(`yours-${id}`);
-    if (!element) continue;
-    element.setAttribute("aria-label", `${title}. ${report.title}`);
-    await library.react(element, data, { ...common(theme), ...layout }, CONFIG);
+  paintYours(app, theme);
+}
+
+/** Draw the charts at the size that the page gives them now. */
+export function paintYours(app, theme) {
+  for (const chart of app.charts) {
+    const figure = document.getElementById(`yours-${chart.id}`),
+      canvas = figure.querySelector("canvas");
+    canvas.style.height = `${plotHeight(chart, canvas.clientWidth)}px`;
+    onCanvas(canvas, (pen, width, height) => {
+      app.places[figure.id] = drawPlot(pen, theme, width, height, chart);
+    });
+    point(figure, null);
   }
 }
 
-/** Save one of the charts; `format` is png or svg. */
-export async function saveYours(id, format) {
-  const library = await plotly(),
-    element = document.getElementById(id);
-  const scale = format === "png" ? 2 : 1;
-  return library.toImage(element, { format, width: 900, height: 420, scale });
+const SAVED = [900, 420]; // CSS pixels: the size at which a chart is saved, however small the page is
+
+/** [size, draw] for saving the chart of that element; null where it is none. */
+export function savedYours(app, theme, id) {
+  const chart = app.charts.find((each) => `yours-${each.id}` === id);
+  return chart ? [SAVED, (pen, width, height) => drawPlot(pen, theme, width, height, chart)] : null;
+}
+
+function figureOf(app, id) {
+  const canvas = make("canvas", { tabIndex: 0, role: "application" }),
+    ring = make("span", { className: "ring", hidden: true }),
+    tip = make("output", { className: "tip", hidden: true });
+  const figure = make(
+    "figure",
+    { id: `yours-${id}` },
+    make("figcaption", {}, make("h3"), app.tools(`yours-${id}`)),
+    make("div", { className: "plot" }, canvas, ring, tip),
+  );
+  const chart = () => app.charts.find((each) => each.id === id),
+    place = () => app.places[figure.id];
+  let at = null;
+  const show = (found) => {
+    at = found;
+    point(figure, found);
+  };
+  for (const type of ["pointermove", "pointerdown"])
+    canvas.addEventListener(type, (event) => show(nearest(chart(), place(), event.offsetX, event.offsetY)));
+  for (const type of ["pointerleave", "blur"]) canvas.addEventListener(type, () => show(null));
+  canvas.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") return show(null);
+    const found = walk(chart().series, place(), at, event.key, event.shiftKey ? 10 : 1);
+    if (!found) return;
+    event.preventDefault();
+    show(found);
+  });
+  return figure;
+}
+
+/** The point that a key leads to from one: left and right along its series, up and down to the other series. */
+function walk(series, place, from, key, by) {
+  const along = { ArrowLeft: -by, ArrowRight: by, Home: -Infinity, End: Infinity }[key],
+    across = { ArrowUp: -1, ArrowDown: 1 }[key];
+  if (along === undefined && across === undefined) return null;
+  const drawn = series
+    .map((one) => one.x.map((_, k) => placeOf(place, one, k)).filter(Boolean))
+    .filter((p) => p.length);
+  const row = from ? drawn.findIndex((points) => points[0].one === from.one) : -1;
+  if (row < 0) return drawn[0]?.[0] ?? null;
+  if (across) {
+    const other = drawn[(row + across + drawn.length) % drawn.length];
+    return other.reduce((a, b) => (Math.abs(b.x - from.x) < Math.abs(a.x - from.x) ? b : a));
+  }
+  const now = drawn[row].findIndex((p) => p.k === from.k);
+  return drawn[row][Math.min(Math.max(now + along, 0), drawn[row].length - 1)];
+}
+
+/** Show what a point says, beside it; null shows nothing. */
+function point(figure, found) {
+  const [ring, tip] = [figure.querySelector(".ring"), figure.querySelector(".tip")];
+  ring.hidden = tip.hidden = !found;
+  if (!found) return;
+  const { one, k, x, y } = found,
+    { clientWidth: width } = figure.querySelector("canvas");
+  tip.textContent = one.tell(k);
+  ring.style.transform = `translate(${x}px, ${y}px)`;
+  tip.style.top = `${y}px`;
+  tip.style.left = `${Math.min(Math.max(x, tip.offsetWidth / 2 + 2), width - tip.offsetWidth / 2 - 2)}px`;
 }
 
 function assumptions(model) {
