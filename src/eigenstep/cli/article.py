@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 if TYPE_CHECKING:
     from eigenstep.article.experiments import Outcome
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@common.out_option("results/article")
-@common.json_option
+@options.out_option("results/article")
+@options.json_option
 def command(out: Path, as_json: bool) -> None:
     """The article's four runs, counted as its own loop counts, beside the prediction; then every optimiser tuned alike.
 

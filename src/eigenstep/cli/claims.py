@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 if TYPE_CHECKING:
     from eigenstep.article.claims import Judgement
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--details", is_flag=True, help="Under each claim: how its number came about.")
-@common.json_option
+@options.json_option
 def command(names: tuple[str, ...], details: bool, as_json: bool) -> None:
     r"""Each claim of the article run live: it holds, holds only under a condition, or is wrong.
 

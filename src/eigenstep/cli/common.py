@@ -1,4 +1,4 @@
-"""What the commands share: reading rules, numbers and spectra; showing tables, plain when not on a terminal."""
+"""What the commands share: rules and spectra out of words, and tables, plain when not on a terminal."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from eigenstep.cli.options import numbers
 from eigenstep.errors import BadFile, InvalidValue
-from eigenstep.files import refuse_unwritable, shown
+from eigenstep.files import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,65 +18,6 @@ if TYPE_CHECKING:
     from eigenstep.spectrum import Spectrum
 
 Cell = str | int | float | bool | None
-
-
-class OutFile(click.ParamType):  # type: ignore[type-arg]  # generic in click 8.5, not in 8.1
-    """A path that can be written, checked as the command line is read: before any work."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return it as a Path. Raises BadFile."""
-        return refuse_unwritable(value)
-
-
-class NumericCommand(click.Command):
-    """A command whose arguments may be negative numbers: they are not taken for options."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Write the sign of a negative number as a minus, which `number` reads and click does not."""
-        return super().parse_args(ctx, ["−" + a[1:] if a.startswith("-") and _is_number(a) else a for a in args])
-
-
-def number(text: str) -> float:
-    """Read a number, a typographic minus included; nan and the like are left to the library, which says why not.
-
-    >>> number("−2.5")
-    -2.5
-    """
-    try:
-        return float(str(text).strip().replace("−", "-"))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a number") from error
-
-
-def numbers(text: str) -> float | list[float]:
-    """Read numbers with commas between them; a single one stays a float."""
-    values = [number(part) for part in str(text).split(",")]
-    return values[0] if len(values) == 1 else values
-
-
-def _is_number(text: str) -> bool:
-    try:
-        number(text)
-    except click.BadParameter:
-        return False
-    return True
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-
-
-def out_option(default: str) -> Callable[[Any], Any]:
-    """--out DIR, with this default."""
-    return click.option(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        default=default,
-        show_default=True,
-        help="Folder for figures and results; made if need be.",
-    )
 
 
 def folder(path: Path) -> Path:
@@ -136,50 +76,6 @@ def setting(text: str) -> tuple[str, Any]:
         return field, value.lower() == "true"
     read = numbers(value)
     return field, tuple(read) if isinstance(read, list) else read
-
-
-def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--rule, --lr, --momentum and --set."""
-    options = (
-        click.option("--rule", required=True, metavar="NAME", help="The rule's name, as heavy-ball; also NAME:lr=0.1."),
-        click.option("--lr", type=number, help="Learning rate [default: the rule's own]."),
-        click.option("--momentum", type=number, help="Momentum, or the first beta of a rule that has betas."),
-        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other hyperparameter."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def spectrum_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Eigenvalues as arguments, or --spectrum; and --unit for adaptive rules."""
-    options = (
-        click.argument("eigenvalues", nargs=-1, type=number),
-        click.option("--spectrum", "file", metavar="FILE.json", help="Read the eigenvalues from a saved spectrum."),
-        click.option("--unit", type=numbers, help="Frozen unit P of an adaptive rule: one number, or one a value."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def tolerance_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--start, --loss, --radius and --point, for counts."""
-    options = (
-        click.option("--start", type=numbers, help="Error at the start along each eigenvector: a,b,... or one number."),
-        click.option("--loss", type=number, help="Count the updates until the loss is this small."),
-        click.option("--radius", type=number, help="Count the updates until the error is this short."),
-        click.option(
-            "--point",
-            type=click.Choice(["iterate", "stored"]),
-            default="iterate",
-            show_default=True,
-            help="Nesterov's iterate, or the look-ahead point that torch stores.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def spectrum_from(eigenvalues: Sequence[float], file: str | None) -> "Spectrum":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 from eigenstep.cli.demo_advice import advise
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ Section = Callable[[Path, bool], tuple[dict[str, Any], list[Path]]]
 
 
 @click.command()
-@common.out_option("results/demo")
-@common.json_option
+@options.out_option("results/demo")
+@options.json_option
 def command(out: Path, as_json: bool) -> None:
     """The main job: the article's table, limits predicted and measured, advice on a network, the explorer's page.
 

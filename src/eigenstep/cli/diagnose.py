@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 if TYPE_CHECKING:
     from eigenstep.diagnosis.result import Diagnosis
@@ -15,14 +15,14 @@ UNSTABLE = 3  # the exit code on which a script can gate
 
 @click.command()
 @click.argument("target", metavar="FILE.py:FUNCTION")
-@click.option("--clip", type=common.number, help="The max_norm that you clip gradients to, if you do.")
+@click.option("--clip", type=options.number, help="The max_norm that you clip gradients to, if you do.")
 @click.option("--horizon", type=int, default=1000, show_default=True, help="Updates of the run that is judged.")
 @click.option("--batches", type=int, default=8, show_default=True, help="Mini-batches over which the ratio is spread.")
-@click.option("--tol", type=common.number, default=1e-2, show_default=True, help="Relative residual to reach.")
+@click.option("--tol", type=options.number, default=1e-2, show_default=True, help="Relative residual to reach.")
 @click.option("--quick", is_flag=True, help="Residuals only: do not confirm that the eigenvalue is the largest one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random starts.")
-@click.option("--report", type=common.OutFile(), metavar="FILE.html", help="Write one self-contained page.")
-@common.json_option
+@click.option("--report", type=options.OutFile(), metavar="FILE.html", help="Write one self-contained page.")
+@options.json_option
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -50,8 +50,8 @@ def command(
     from eigenstep.diagnosis.page import diagnosis_page
 
     objective, optimizer, train = user.load_with_optimizer(target)
-    options = {"clip": clip, "horizon": horizon, "batches": batches, "tol": tol, "quick": quick, "seed": seed}
-    found = diagnose(objective, optimizer, train=train, progress=True, **options)  # type: ignore[arg-type]
+    asked = {"clip": clip, "horizon": horizon, "batches": batches, "tol": tol, "quick": quick, "seed": seed}
+    found = diagnose(objective, optimizer, train=train, progress=True, **asked)  # type: ignore[arg-type]
     if report is not None:
         diagnosis_page(found, target).write(report)
     if as_json:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 
 @click.command()
 @click.argument("report", type=Path, required=False, metavar="[REPORT.json]")
 @click.option(
-    "--export", "file", type=common.OutFile(), metavar="FILE.html", help="Write one self-contained file and stop."
+    "--export", "file", type=options.OutFile(), metavar="FILE.html", help="Write one self-contained file and stop."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1 [default: a free one].")
 @click.option("--no-browser", is_flag=True, help="Do not open a browser, only say where the page is.")

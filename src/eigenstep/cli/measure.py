@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 if TYPE_CHECKING:
     from eigenstep.curvature import Density, Layers, Measurement
@@ -24,15 +24,15 @@ _TOP = 5  # eigenvalues, unless asked otherwise
     show_default=True,
     help="Which; largest means by value.",
 )
-@click.option("--tol", type=common.number, default=1e-2, show_default=True, help="Relative residual to reach.")
+@click.option("--tol", type=options.number, default=1e-2, show_default=True, help="Relative residual to reach.")
 @click.option("--quick", is_flag=True, help="Residuals only: do not confirm that these are the largest ones.")
 @click.option("--preconditioned", is_flag=True, help="As the optimizer that FUNCTION returns sees it: P^-1/2 H P^-1/2.")
 @click.option("--layers", is_flag=True, help="Each layer's own block as well.")
 @click.option("--density", is_flag=True, help="The density of all eigenvalues, and their sum, as well.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random start.")
-@click.option("--checkpoint", type=common.OutFile(), help="A file from which a killed measurement goes on.")
-@common.out_option("results/measure")
-@common.json_option
+@click.option("--checkpoint", type=options.OutFile(), help="A file from which a killed measurement goes on.")
+@options.out_option("results/measure")
+@options.json_option
 def command(
     target: str,
     top: int | None,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 if TYPE_CHECKING:
     from eigenstep.theory import Prediction
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 _SHOWN = 40  # eigenvalues in the table; beyond, the ends only
 
 
-@click.command(cls=common.NumericCommand)
-@common.spectrum_options
-@common.rule_options
-@common.tolerance_options
-@click.option("--origin", type=common.numbers, help="With weight decay: zero parameters minus minimum, as --start.")
+@click.command(cls=options.NumericCommand)
+@options.spectrum_options
+@options.rule_options
+@options.tolerance_options
+@click.option("--origin", type=options.numbers, help="With weight decay: zero parameters minus minimum, as --start.")
 @click.option("--within", type=click.IntRange(min=1), help="Give up counting after so many updates.")
-@common.json_option
+@options.json_option
 def command(
     eigenvalues: tuple[float, ...],
     file: str | None,

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 if TYPE_CHECKING:
     from eigenstep.verify import Entry
 
 
-@click.command(cls=common.NumericCommand)
+@click.command(cls=options.NumericCommand)
 @click.option("--problem", required=True, metavar="NAME", help="quadratic (the article's), rosenbrock, digits, ...")
 @click.option(
     "--rule",
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     help="A rule with its settings, as adam:lr=0.01,betas=0.9,0.99; once for each.",
 )
 @click.option(
-    "--start", type=common.numbers, help="Where to begin: one number per coordinate [default: the problem's]."
+    "--start", type=options.numbers, help="Where to begin: one number per coordinate [default: the problem's]."
 )
-@click.option("--loss", type=common.number, help="Tolerance on the loss above the minimum's [default: 1e-6].")
-@click.option("--radius", type=common.number, help="Tolerance on the distance to the minimum.")
-@click.option("--box", type=common.number, help="A rule has diverged when a coordinate is this large [default: never].")
+@click.option("--loss", type=options.number, help="Tolerance on the loss above the minimum's [default: 1e-6].")
+@click.option("--radius", type=options.number, help="Tolerance on the distance to the minimum.")
+@click.option(
+    "--box", type=options.number, help="A rule has diverged when a coordinate is this large [default: never]."
+)
 @click.option("--steps", type=click.IntRange(min=1), default=10_000, show_default=True, help="Updates of each rule.")
-@common.out_option("results/race")
-@common.json_option
+@options.out_option("results/race")
+@options.json_option
 def command(
     problem: str,
     rules: tuple[str, ...],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 if TYPE_CHECKING:
     from eigenstep.recommendation.result import Recommendation
@@ -17,12 +17,12 @@ NOTHING = 3  # the exit code on which a script can gate: there is no lr to recom
 @click.argument("target", metavar="FILE.py:FUNCTION")
 @click.option("--horizon", type=int, default=1000, show_default=True, help="Updates of the run that it is chosen for.")
 @click.option("--budget", type=int, default=500, show_default=True, help="Training steps that the search may take.")
-@click.option("--momentum", type=common.numbers, help="Choose among these as well, as in 0,0.9.")
-@click.option("--clip", type=common.number, help="The max_norm that you clip gradients to, if you do.")
+@click.option("--momentum", type=options.numbers, help="Choose among these as well, as in 0,0.9.")
+@click.option("--clip", type=options.number, help="The max_norm that you clip gradients to, if you do.")
 @click.option("--fast", is_flag=True, help="An answer in 20 s, with a wider interval.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of dropout and of the order of what is read.")
-@click.option("--report", type=common.OutFile(), metavar="FILE.html", help="Write one self-contained page.")
-@common.json_option
+@click.option("--report", type=options.OutFile(), metavar="FILE.html", help="Write one self-contained page.")
+@options.json_option
 @click.pass_context
 def command(
     ctx: click.Context,

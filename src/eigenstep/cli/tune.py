@@ -2,13 +2,13 @@
 
 import click
 
-from eigenstep.cli import common
+from eigenstep.cli import common, options
 
 
-@click.command(cls=common.NumericCommand)
-@common.spectrum_options
-@common.rule_options
-@common.tolerance_options
+@click.command(cls=options.NumericCommand)
+@options.spectrum_options
+@options.rule_options
+@options.tolerance_options
 @click.option(
     "--over",
     type=click.Choice(["lr", "momentum"]),
@@ -17,7 +17,7 @@ from eigenstep.cli import common
     help="What to choose: lr alone, or momentum with its lr.",
 )
 @click.option("--for-steps", is_flag=True, help="Fewest updates to --loss or --radius, instead of the best rate.")
-@common.json_option
+@options.json_option
 def command(
     eigenvalues: tuple[float, ...],
     file: str | None,

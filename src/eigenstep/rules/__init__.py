@@ -3,7 +3,8 @@
 from typing import Any
 
 from eigenstep.errors import UnknownName
-from eigenstep.rules.adaptive import AdaGrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSProp
+from eigenstep.rules.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from eigenstep.rules.adaptive import AdaGrad, RMSProp
 from eigenstep.rules.base import Coefficients, LinearRule, Number, Rule, State, advance
 from eigenstep.rules.descent import GradientDescent
 from eigenstep.rules.momentum import EMAMomentum, HeavyBall, Momentum, Nesterov
