@@ -206,7 +206,7 @@ def _result(
     residuals = ritz.residuals[wanted] + torch.tensor([operator.error(v) for v in held], dtype=torch.float64)
     done = search.phase == "done" and not interrupted
     converged = done and bool((residuals <= aim.goal(values, krylov.scale)).all())
-    certified = converged and (not aim.quick or krylov.complete)
+    certified = converged and (not aim.quick or krylov.complete) and not operator.surrogate
     bounds = residuals
     if certified and not krylov.complete:
         bounds = torch.maximum(residuals, aim.tol * values.abs())

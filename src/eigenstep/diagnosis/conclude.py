@@ -15,6 +15,11 @@ from eigenstep.diagnosis.verdict import VerdictInputs, code_of, one_step_sentenc
 from eigenstep.diagnosis.what_if import HALF
 from eigenstep.stability.critical import bottomless
 
+NOT_ITS_OWN = (
+    "Try this lr before you trust what follows: part of the loss stands still when it is differentiated (detach, "
+    "no_grad, a straight-through function), so that the run may meet another curvature than the one measured."
+)
+
 
 def conclude(m: DiagnosisMeasurements, began: float) -> Diagnosis:
     """Judge what was measured and put it together; inside the session of the measurements."""
@@ -30,6 +35,8 @@ def conclude(m: DiagnosisMeasurements, began: float) -> Diagnosis:
     else:
         lr, edge_lr = (limit.lr, limit.max_stable_lr) if limit is not None else (0.0, 0.0)
         sentence = sentence_of(code, inputs, lr, edge_lr)
+        if m.edge is not None and m.edge.operator.surrogate:
+            sentence = f"{NOT_ITS_OWN} {sentence}"
     return Diagnosis(
         verdict=code,
         sentence=sentence,

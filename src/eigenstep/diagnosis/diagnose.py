@@ -15,8 +15,9 @@ from eigenstep.diagnosis.result import Diagnosis
 from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
-from eigenstep.objective.parameters import refuse_outsiders
+from eigenstep.objective.parameters import refuse_gradient_hook, refuse_outsiders
 from eigenstep.progress import FORWARD, PRODUCT, Watch, task
+from eigenstep.stability.copies import refuse_missing
 
 _PRODUCTS = 200  # of a diagnosis: the limit, the lowest eigenvalue, two probes of 40, layers and mini-batches
 
@@ -71,14 +72,10 @@ def diagnose(
 
 
 def _refuse_strangers(objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-    """Raise InvalidValue unless the optimizer holds every measured parameter, and no others than the model's."""
-    held = {id(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"]}
-    if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in held]:
-        raise InvalidValue(
-            f"diagnose: the optimizer does not hold {missing[0]!r} ({len(missing)} of {len(objective.names)} in all); "
-            "build it on this model's parameters, or choose those that it trains with Objective(parameters=...)"
-        )
+    """Raise unless the optimizer holds every measured parameter and no others than the model's, hooks aside."""
+    refuse_missing("diagnose", objective, optimizer)
     refuse_outsiders("diagnose", objective.model, optimizer)
+    refuse_gradient_hook("diagnose", objective.hook)
 
 
 def _mini_batches(objective: Objective, train: Any, count: int) -> list[Any]:

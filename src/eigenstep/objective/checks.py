@@ -1,10 +1,12 @@
-"""What must hold of a batch's loss: one finite real number, the same at every call."""
+"""What must hold of a batch's loss: one finite real number, the same at every call; and what in it stands still."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from eigenstep.errors import InvalidValue
 
@@ -30,6 +32,38 @@ def checked(out: Any, number: int = 0) -> Tensor:
             "for inputs that are not, or give a batch in which nothing counts weight 0"
         )
     return out.reshape(())
+
+
+class StopGradients(TorchFunctionMode):
+    """Notices whether values that depend on the parameters leave the graph: detach, .data, item(), or under no_grad.
+
+    What is computed from them stands still when the loss is differentiated, but not when the parameters move: neither
+    the gradient nor its derivative need then be the loss's own.
+    """
+
+    _LEAVE = frozenset(("detach", "detach_", "item", "tolist", "numpy", "__float__", "__array__"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pass every call on; look at what it was given."""
+        out = func(*args, **(kwargs or {}))
+        if not self.met:
+            data = func == Tensor.data.__get__  # type: ignore[attr-defined]
+            still = not torch.is_grad_enabled() and isinstance(out, Tensor) and out.is_floating_point()
+            if data or func.__name__ in self._LEAVE or (still and func.__name__ != "__get__"):
+                self.met = any(held.requires_grad for held in _tensors((args, tuple((kwargs or {}).values()))))
+        return out
+
+
+def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def refuse_change(number: int, one: float, two: float, dtype: torch.dtype) -> None:

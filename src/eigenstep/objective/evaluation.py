@@ -79,6 +79,7 @@ class Evaluation:
             restore.same_gradients(model),
             restore.same_contents(model),
             restore.in_mode(model, self.mode),
+            restore.without_gradient_hooks(model),
             world.uncompiled(),
             world.with_gradients(),
             world.own_device(),

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from eigenstep import progress
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
 from eigenstep.objective import restore
-from eigenstep.objective.checks import refuse_change
+from eigenstep.objective.checks import StopGradients, refuse_change
 from eigenstep.objective.data.batches import Batches, PerBatch
 from eigenstep.objective.data.loader import subset_note
 from eigenstep.objective.data.mean import not_a_mean
@@ -20,7 +21,15 @@ from eigenstep.objective.dropout import NoDropout, recurrent_dropouts
 from eigenstep.objective.evaluation import Dropout, Evaluation, Loss, Mode
 from eigenstep.objective.graph import leaves_of, refuse_hidden_parameters
 from eigenstep.objective.memory import free_bytes
-from eigenstep.objective.parameters import LINE, chosen_parameters, refuse_criterion, refuse_wrapped, together
+from eigenstep.objective.parameters import (
+    LINE,
+    chosen_parameters,
+    gradient_hook,
+    refuse_criterion,
+    refuse_wrapped,
+    together,
+)
+from eigenstep.objective.world import calls_pass
 
 Reduction = Literal["mean", "sum"]
 ONE_EACH = "the loss is a batch's sum: judged for a loop that makes one update per batch, so by the mean over batches"
@@ -38,6 +47,7 @@ class Checked:
     graph_bytes: float  # kept by the forward pass of one batch, the largest
     losses: tuple[float, ...]  # of every batch, at `point`
     point: tuple[float, ...]
+    stopped: bool  # whether values that depend on the parameters leave the graph: detach() or no_grad()
 
 
 class Objective(Evaluation):
@@ -52,8 +62,8 @@ class Objective(Evaluation):
     data: one batch (a tensor, tuple, dict), a list of batches, a DataLoader, any re-iterable, or a function that yields
     batches; the same batches at every pass, whatever the loader's shuffling. batch_size: samples of a batch where they
     are not the tensors' common first dimension: a number, a list, a function of the batch.
-    samples: take at most so many, in whole batches, the first at least; by default all of data that state their length,
-    and of a stream 4,096 samples or what fits into half of `memory`: `notes` and provenance then say so.
+    samples: take at most so many, in whole batches, the first cut if it holds more; by default all of data that state
+    their length, and of a stream 4,096 samples or what fits into half of `memory`: `notes` and provenance then say so.
     mode: 'train' measures what is trained: BatchNorm normalises by each batch (so how the data are cut matters to it),
     a model that is training keeps each module's own mode. 'eval' exists; with BatchNorm its results are labelled.
     dropout: 'off', or 'fixed': one mask per batch, drawn from `seed`.
@@ -62,8 +72,8 @@ class Objective(Evaluation):
     half of what is free).
 
     The model, its buffers, modes, gradients, hooks and what its attributes hold, and all random states are left bit for
-    bit, also after an error or
-    Ctrl-C. Raises InvalidValue, UnknownName or Unsupported with a remedy, at the first use at the latest.
+    bit, also after an error or Ctrl-C. Raises InvalidValue, UnknownName or Unsupported with a remedy, at the first use
+    at the latest.
 
     >>> model = torch.nn.Linear(2, 1)
     >>> objective = Objective(model, lambda model, x: (model(x) ** 2).mean(), torch.eye(2))
@@ -100,7 +110,9 @@ class Objective(Evaluation):
             raise InvalidValue("Objective: a sum over all data has no weights; give weight= without reduction='sum'")
         refuse_wrapped(self.model)
         self.loss, self.mode, self.reduction, self.dropout, self.seed = loss, mode, reduction, dropout, seed
+        self._patterns = parameters
         self._chosen = chosen_parameters(self.model, parameters)
+        self._flags = self._trained()
         first = next(iter(self._chosen.values()))
         self.device = first.device
         self.dtype = torch.promote_types(first.dtype, torch.float32)
@@ -110,12 +122,14 @@ class Objective(Evaluation):
         self.batches = Batches(data, batch_size, self.memory / 2, weight, samples=samples)
         self._placed, self._no_dropout = None, NoDropout()
         self._checked: Checked | None = None
+        self.verified: dict[str, str | None] = {}  # what second derivatives rest on, once compared with differences
+        self.hook: str | None = None  # inside a session: the gradient hook that has been taken away
         self._inherits = False  # whether the parameters are another objective's, reached here or not
 
     def subset(self, parameters: str | Sequence[str]) -> "Objective":
         """Return the same objective as a function of some of its parameters only (names or glob patterns)."""
         part = copy.copy(self)
-        part._chosen = chosen_parameters(self.model, parameters)
+        part._patterns, part._chosen = parameters, chosen_parameters(self.model, parameters)
         checked, part._checked = self._checked, None
         if checked is not None and set(part._chosen) <= set(checked.names) and checked.point == self.point():
             chosen = part._chosen.items()
@@ -127,7 +141,7 @@ class Objective(Evaluation):
         """Return the same function of the same parameters on other data, whether or not it reaches them all there."""
         part = copy.copy(self)
         part.batches = Batches(data, None, self.memory / 4, weight)
-        part._chosen = dict(zip(self.names, self.params, strict=True))
+        part._patterns, part._chosen = self.names, dict(zip(self.names, self.params, strict=True))
         part._checked, part._inherits = None, True
         return part
 
@@ -139,6 +153,22 @@ class Objective(Evaluation):
         part.reduction, part.batches = "mean", self.batches.alike()
         part._checked = replace(self.checked, notes=(*self.notes, ONE_EACH))
         return part
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """What a public call needs around its work: whatever happens inside, the user's things are restored.
+
+        Parameters frozen or unfrozen since the last one are left out or taken in, and everything is checked anew.
+        """
+        if (flags := self._trained()) != self._flags:
+            self._chosen, self._flags = chosen_parameters(self.model, self._patterns), flags
+            self._checked = None
+        with restore.set_to([self], "hook", gradient_hook(self.model) or self.hook), super().session():
+            yield
+
+    def _trained(self) -> tuple[bool, ...]:
+        """Which of the model's parameters require a gradient."""
+        return tuple(p.requires_grad for p in self.model.parameters())
 
     def point(self) -> tuple[float, ...]:
         """Where the parameters are: sums that tell one point from another, however they were moved."""
@@ -198,12 +228,13 @@ class Objective(Evaluation):
         outside: dict[int, nn.Parameter] = {}
         own = {id(p) for p in self.model.parameters()} | {id(p) for p in self._chosen.values()}
         losses: list[float] = []
-        heaviest, unmoved = 0.0, 0
+        heaviest, unmoved, stop = 0.0, 0, StopGradients()
         with restore.same_parameters(self.model):
             for i, batch in enumerate(self.batches.costing(progress.FORWARD)):
                 if i == 0:
                     first = float(self.checked_loss(0, batch).detach())
-                loss, held = self._weighed(i, batch)
+                with calls_pass(stop):
+                    loss, held = self._weighed(i, batch)
                 heaviest = max(heaviest, held)
                 refuse_hidden_parameters(loss)
                 leaves = leaves_of(loss)
@@ -226,7 +257,7 @@ class Objective(Evaluation):
             raise InvalidValue("Objective: the loss reaches none of the parameters that were asked for; choose others")
         params = tuple(self._chosen[n] for n in names)
         notes = tuple(self._notes(unreached, tuple(outside.values()), unmoved, strange))
-        return Checked(names, params, unreached, notes, heaviest, tuple(losses), self.point())
+        return Checked(names, params, unreached, notes, heaviest, tuple(losses), self.point(), stop.met)
 
     def _weighed(self, i: int, batch: Any) -> tuple[Tensor, float]:
         """A batch's loss, and the bytes that its graph keeps beside the parameters."""
@@ -258,7 +289,10 @@ class Objective(Evaluation):
             yield f"batches that reach no parameter, and count as constant: {unmoved}"
         if strange is not None:
             yield strange
+        if self.hook is not None:
+            yield f"the gradient hook {self.hook} is no part of the loss: left out"
         norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [m for m in norms if m.running_mean is not None]  # the others use the batch in either mode
         frozen = [m for m in norms if not m.training]
         if norms and self.mode == "eval":
             yield NOT_TRAINED

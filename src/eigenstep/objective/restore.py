@@ -146,3 +146,24 @@ def set_to(things: Sequence[Any], name: str, value: Any) -> Iterator[None]:
         for thing, _ in saved:
             setattr(thing, name, value)
         yield
+
+
+@contextmanager
+def without_gradient_hooks(model: nn.Module) -> Iterator[None]:
+    """Take the hooks of gradients away, of parameters and of modules' backward passes: they are no part of a loss."""
+    held = [(p, p._backward_hooks) for p in model.parameters() if p._backward_hooks]
+    names = ("_backward_hooks", "_backward_pre_hooks")
+    modules = [(m, n, getattr(m, n)) for m in model.modules() for n in names if getattr(m, n)]
+
+    def put_back() -> None:
+        for p, hooks in held:
+            p._backward_hooks = hooks
+        for module, name, hooks in modules:
+            setattr(module, name, hooks)
+
+    with undone(put_back):
+        for p, _ in held:
+            p._backward_hooks = None
+        for module, name, hooks in modules:
+            setattr(module, name, type(hooks)())
+        yield

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenstep.bridge.param_groups import params_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective
-from eigenstep.objective.parameters import refuse_outsiders
+from eigenstep.objective.parameters import gradient_hook, refuse_gradient_hook, refuse_outsiders
 
 _TORCHS_OWN = ("_optimizer_", "_zero_grad", "_warned")  # hooks and the like, which a copy must not carry
 
@@ -19,11 +18,7 @@ _TORCHS_OWN = ("_optimizer_", "_zero_grad", "_warned")  # hooks and the like, wh
 def refuse_foreign(what: str, objective: Objective, optimizer: Any) -> None:
     """Raise unless `optimizer` is a torch optimizer that holds parameters of the objective's model, and no others."""
     refuse_unseen(what, objective, optimizer)
-    held = {id(p) for p in params_of(optimizer)}
-    if not {id(p) for p in objective.params} & held:
-        raise InvalidValue(
-            f"{what}: the optimizer holds none of the objective's parameters; give it model.parameters()"
-        )
+    refuse_missing(what, objective, optimizer)
 
 
 def refuse_unseen(what: str, objective: Objective, optimizer: Any) -> None:
@@ -35,6 +30,17 @@ def refuse_unseen(what: str, objective: Objective, optimizer: Any) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise Unsupported(f"{what}: {name} is not a torch optimizer; pass a torch.optim.Optimizer")
     refuse_outsiders(what, objective.model, optimizer)
+    refuse_gradient_hook(what, gradient_hook(objective.model) or objective.hook)
+
+
+def refuse_missing(what: str, objective: Objective, optimizer: Any) -> None:
+    """Raise InvalidValue unless an optimizer holds every measured parameter."""
+    held = {id(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"]}
+    if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in held]:
+        raise InvalidValue(
+            f"{what}: the optimizer does not hold {missing[0]!r} ({len(missing)} of {len(objective.names)} in all); "
+            "build it on this model's parameters, or choose those that it trains with Objective(parameters=...)"
+        )
 
 
 def copied(what: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:

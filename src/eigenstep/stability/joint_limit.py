@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge import Group, rules_told
-from eigenstep.bridge.param_groups import begun, first_moving
+from eigenstep.bridge.param_groups import begun, first_moving, lr_of
 from eigenstep.curvature.operators.hessian import HessianOperator
 from eigenstep.curvature.operators.preconditioned import ScaledOperator, Unit, stepped_by
 from eigenstep.curvature.operators.unit import Frozen, frozen
@@ -94,8 +94,7 @@ def edge_of(objective: Objective, optimizer: torch.optim.Optimizer) -> Edge:
     Raises Unsupported for rules without a linear limit, InvalidValue for parameters that the optimizer does not hold.
     """
     held = stepped_by(objective, optimizer)
-    lrs, moving = _lrs(optimizer, held)
-    first = first_moving(lrs)
+    lrs, first, moving = _lrs(optimizer, held)
     answers = {key: _response(group, rule) for key, (group, rule) in {id(g): (g, r) for g, r in held}.items()}
     unit_now = frozen(objective, held)
     scales, decays, parameters = [], [], []
@@ -134,12 +133,17 @@ def rescaled(edge: Edge, objective: Objective) -> ScaledOperator:
     return ScaledOperator(edge.operator.inner, unit)
 
 
-def _lrs(optimizer: torch.optim.Optimizer, held: list[tuple[Group, LinearRule]]) -> tuple[list[float], bool]:
-    """The lr that each parameter counts with: its own; where all are 0, what a scheduler says it began from, or 1."""
+def _lrs(optimizer: torch.optim.Optimizer, held: list[tuple[Group, LinearRule]]) -> tuple[list[float], float, bool]:
+    """The lr that each parameter counts with, that of the optimizer's first group that moves, and whether any does.
+
+    Where all are 0: what a scheduler says they began from, or 1.
+    """
     own = [float(rule.lr) for _, rule in held]
     if any(own):
-        return own, True
-    return begun([optimizer.param_groups[group.index] for group, _ in held]), False
+        return own, lr_of(optimizer), True
+    groups = sorted({group.index for group, _ in held})
+    lrs = dict(zip(groups, begun([optimizer.param_groups[index] for index in groups]), strict=True))
+    return [lrs[group.index] for group, _ in held], first_moving(lrs.values()), False
 
 
 def _response(group: Group, rule: LinearRule) -> tuple[Response, bool]:

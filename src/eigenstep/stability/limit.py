@@ -173,7 +173,12 @@ def limit_now(
         certified=all(m.certified for m in everything),
         products=sum(int(m.provenance["products"]) for m in everything),
         seconds=time.perf_counter() - began,
-        notes=(*_notes(edge, s, share), *objective.notes, *edge.operator.inner.notes()),
+        notes=(
+            *_notes(edge, s, share),
+            *_held_still(objective, optimizer),
+            *objective.notes,
+            *edge.operator.inner.notes(),
+        ),
         reasons=reasons,
         edge=measured,
         hessian=hessian,
@@ -183,6 +188,8 @@ def limit_now(
 
 def _eigen(objective: Objective, operator: Operator, start: Measurement | None, options: Any) -> Measurement:
     """The operator's largest eigenvalue, its vectors named; Ctrl-C goes on to the caller."""
+    if start is not None and start.names != objective.names:  # parameters were frozen or unfrozen in between
+        start = None
     warm = None if start is None or start.vectors is None or not bool(start.vectors.any()) else start
     found = measure(operator, vectors=True, start=warm, **options)
     if found.provenance["interrupted"]:
@@ -249,6 +256,16 @@ def _bound(measured: Measurement) -> float:
 
 def _over(lr: float, s: float) -> float:
     return lr / s if s > 0 else float("inf")
+
+
+def _held_still(objective: Objective, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Say so where the optimizer trains parameters of the model that were not asked for."""
+    unreached = set(objective.checked.unreached)
+    seen = {id(p) for p in objective.params}
+    seen |= {id(p) for n, p in objective.model.named_parameters(remove_duplicate=False) if n in unreached}
+    moving = [p for group in optimizer.param_groups if float(group["lr"]) > 0 for p in group["params"]]
+    others = sum(p.requires_grad and id(p) not in seen for p in moving)
+    return [f"{others} more parameters that the optimizer trains are held still, by parameters="] if others else []
 
 
 def _notes(edge: Edge, s: float, provisional: float) -> list[str]:

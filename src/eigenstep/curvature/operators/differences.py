@@ -44,7 +44,7 @@ class Differences:
         if (rough or size == 0 or custom) and self.surrogate():
             raise Unsupported(
                 f"HessianOperator: the gradient{custom and ' through '}{custom} is not the loss's own slope "
-                "(straight-through, or another surrogate), and differences of it mean nothing; write its backward from "
+                "(straight-through, detach() or another surrogate), and differences of it mean nothing; write it from "
                 "differentiable functions, without once_differentiable: then its own derivative is taken"
             )
         if rough:

@@ -19,6 +19,8 @@ from eigenstep.progress import PRODUCT, over
 
 Method = Literal["auto", "graph", "fresh", "linearize", "differences"]
 MISLED = 0.02  # a product this far from the differences of gradients, and ten times their error, is wrong
+SURROGATE = "a surrogate"
+STOPPED = "detach() or no_grad()"
 DOUBLE = 3.0  # a graph for second derivatives keeps at most about this many times what a forward pass does
 
 
@@ -54,8 +56,10 @@ class HessianOperator(Operator):
         self._versions: list[int] = []
         self._differences = Differences(objective)
         self._looked: set[int] = set()  # batches whose graphs have been looked into: each may take another route
-        self._custom: set[str] = set()  # the user's own autograd functions, by name
+        self._custom: set[str] = set()  # the user's own autograd functions, by name, and what stands still
         self._suspects: set[str] = set()  # those unchecked: they may have no second derivative and not say so
+        if objective.checked.stopped:
+            self._custom, self._suspects = {STOPPED}, {STOPPED}
         self._as_checked = objective.point() == objective.checked.point
 
     @property
@@ -171,25 +175,34 @@ class HessianOperator(Operator):
     def _verify(self, vector: Tensor, product: Tensor) -> None:
         """Compare a first product with differences; RuntimeError when a custom function's derivatives mislead."""
         names, self._suspects = ", ".join(sorted(self._suspects)), set()
+        known = self.objective.verified
+        if names not in known:
+            known[names] = self._compared(vector, product, names)
+        if (note := known[names]) is not None:
+            self._notes.append(note)
+            self.surrogate = note.startswith(SURROGATE)
+
+    def _compared(self, vector: Tensor, product: Tensor, names: str) -> str | None:
+        """What a comparison with differences says of a product; None where they agree."""
         differences = Differences(self.objective)
         try:
             differences.choose(vector)
         except Unsupported:
             if not differences.surrogate():
-                self._notes.append(f"the second derivatives of {names} could not be checked against differences")
-                return
+                return f"the second derivatives of {names} could not be checked against differences"
         step = differences.step
         if step is not None:
             rough, finer = differences.product(vector, step), differences.product(vector, step / 2)
             off = vec.norm(product - rough)
             if off <= max(10 * vec.norm(rough - finer), MISLED * vec.norm(rough)):
-                return
+                return None
             if not differences.surrogate():
                 size = max(vec.norm(rough), vec.norm(product))
                 raise RuntimeError(
                     f"double backward through {names} is wrong: its products are off by {off / size:.2g}"
                 )
-        self._notes.append(
-            f"the gradient through {names} is not the loss's own slope (straight-through, or another surrogate): the "
-            "curvature is the derivative of that gradient, which steps larger than its jumps meet, not the loss's own"
+        return (
+            f"{SURROGATE}, not certified: the gradient through {names} is not the loss's own slope (straight-through, "
+            "or another surrogate): the curvature is the derivative of that gradient, what stands still held, which "
+            "steps larger than its jumps meet, not the loss's own"
         )

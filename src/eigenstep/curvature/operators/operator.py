@@ -21,6 +21,7 @@ class Operator(ABC):
     dtype: torch.dtype
     device: torch.device
     kind: Kind = "hessian"
+    surrogate = False  # whether products are known not to be of the loss's own second derivatives
     preconditioner: Mapping[str, Any] | None = None
 
     @property

@@ -13,7 +13,7 @@ from eigenstep.curvature.operators.operator import Operator
 from eigenstep.curvature.operators.unit import frozen
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective.objective import Objective
-from eigenstep.objective.parameters import refuse_outsiders
+from eigenstep.objective.parameters import refuse_gradient_hook, refuse_outsiders
 from eigenstep.rules import LinearRule
 
 
@@ -53,6 +53,11 @@ class ScaledOperator(Operator):
     def provenance(self) -> Mapping[str, Any]:
         """The inner operator's."""
         return self.inner.provenance
+
+    @property
+    def surrogate(self) -> bool:  # type: ignore[override]
+        """The inner operator's."""
+        return self.inner.surrogate
 
     def notes(self) -> list[str]:
         """What the unit and the inner operator have to say."""
@@ -149,6 +154,7 @@ def stepped_by(objective: Objective, optimizer: torch.optim.Optimizer) -> list[t
             "ones that it trains with Objective(parameters=...)"
         )
     refuse_outsiders("measure", objective.model, optimizer)
+    refuse_gradient_hook("measure", objective.hook)
     return [home[id(p)] for p in objective.params]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from eigenstep.objective.graph import leaves_of
 if TYPE_CHECKING:
     from eigenstep.objective.objective import Objective
 
+DECLARED = "reduction='sum' says that a batch's loss is its sum, but it is the mean over its samples"
+PAIRS = 16  # of neighbouring batches that are compared at most, evenly spread: two forward passes each
 ROUNDING = 1e3  # units of rounding by which means may differ: sums of thousands of terms in another order
 
 
@@ -28,9 +31,11 @@ def not_a_mean(objective: "Objective") -> str | None:
     """
     if not _matters(objective):
         return None
-    numbers = {0, len(objective.weights) // 2, len(objective.weights) - 1}
-    picked = [batch for i, batch in enumerate(objective.batches) if i in numbers]
-    for one, other in [*itertools.pairwise(picked), (picked[0], picked[0])]:
+    last = len(objective.weights) - 1
+    numbers = {round(i * last / PAIRS) for i in range(PAIRS + 1)}
+    chosen = (batch for i, batch in enumerate(objective.batches) if i in numbers)
+    first = next(chosen)
+    for one, other in itertools.chain([(first, first)], itertools.pairwise(itertools.chain([first], chosen))):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of shapes that the loss does not usually see
@@ -47,21 +52,31 @@ def _matters(objective: "Objective") -> bool:
     told = any(given is not None for given in objective.batches.given.values())
     norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in objective.model.modules())
     several = len(objective.weights) > 1
-    return several and not told and not norms and objective.reduction == "mean" and objective.dropout == "off"
+    return several and not told and not norms and objective.dropout == "off"
 
 
 def _compare(objective: "Objective", one: Any, other: Any) -> str | None:
-    a, b = samples(one) // 2, samples(other) - samples(other) // 2
+    if one is other and samples(one) < 2:
+        return None
+    a, b = max(samples(one) // 2, 1), samples(other) - samples(other) // 2
     first, second = part(one, slice(None, a)), part(other, slice(samples(other) - b, None))
     both = _joined(first, second)
     if a == 0 or samples(both) != a + b:
         return None
-    losses = [objective.checked_loss(0, batch) for batch in (first, second, both)]
+    losses = [objective.batch_loss(0, batch) for batch in (first, second, both)]
+    if any(loss.numel() != 1 for loss in losses):
+        return None
     if len({frozenset(map(id, leaves_of(loss))) for loss in losses}) > 1:
         return None
     x, y, z = (float(loss.detach()) for loss in losses)
+    if not math.isfinite(x + y):  # as where all labels of a part are ignored: a mean over samples has a value
+        return _said("a part of a batch has no loss of its own")
+    if not math.isfinite(z):
+        return None
     slack = ROUNDING * _epsilon(objective, losses[0].dtype) * max(abs(x), abs(y), abs(z))
     mean = (a * x + b * y) / (a + b)
+    if objective.reduction == "sum":
+        return None if abs(z - mean) > slack else f"{DECLARED}; leave reduction='sum' out"
     if abs(z - mean) <= slack:
         return None
     if abs(z - (x + y)) <= slack:
@@ -71,10 +86,13 @@ def _compare(objective: "Objective", one: Any, other: Any) -> str | None:
             "the loss is a sum over its batch, but batches are weighted by their samples; give weight=1, if each "
             "batch is one update, or reduction='sum' for the sum over all data"
         )
+    return _said(f"{x:.4g} and {y:.4g} on two parts give {z:.4g} together, not {mean:.4g}")
+
+
+def _said(seen: str) -> str:
     return (
-        f"the loss is not the mean over a batch's samples, by which batches are weighted here ({x:.4g} and {y:.4g} on "
-        f"two parts give {z:.4g} together, not {mean:.4g}); give weight=, a function of the batch: the labels that "
-        "count, its class weights, or 1 where all batches count alike"
+        f"the loss is not the mean over a batch's samples, by which batches are weighted here ({seen}); give weight=, "
+        "a function of the batch: the labels that count, its class weights, or 1 where all batches count alike"
     )
 
 
