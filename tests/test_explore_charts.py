@@ -22,6 +22,7 @@ def number(tick: str) -> float:
     found = re.fullmatch(r"(?:(\d+)·)?10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", tick)
     if found:
         return float(f"{found[1] or 1}e{found[2].translate(UP)}")
+    assert not tick.startswith("-")  # a minus sign is one
     return float(tick.replace(",", "").replace("−", "-"))
 
 

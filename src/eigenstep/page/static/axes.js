@@ -12,7 +12,8 @@ export function figure(value, digits = 4) {
     return value
       .toExponential(Math.max(digits - 2, 1))
       .replace("e+", "e")
-      .replace(/\.?0+e/, "e");
+      .replace(/\.?0+e/, "e")
+      .replace(/^-/, "−");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
 

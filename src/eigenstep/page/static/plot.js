@@ -38,28 +38,31 @@ function headroom(chart, width) {
 
 const most = (list) => list.reduce((a, b) => Math.max(a, b), 0);
 
-/** Each label beside its line, right of it where there is room, else left, else under it; row by row from the plot up,
- * so that a label stands where no line goes on upwards, as far as that can be. */
+/** Each label beside its line, right of it or left, or over it where there is room for neither; row by row from the plot
+ * up, so that a label stands where no line goes on upwards, as far as that can be. */
 function limitRows(marks, sx, box) {
+  const [from, to] = [box.x, box.x + box.w + 10];
   let waiting = marks.map((mark) => {
     const text = fitted(mark.text, box.w - 8),
       needs = textWidth(text, SIZE),
-      at = sx(mark.at),
-      end = box.x + box.w + 10;
-    const [left, beside] =
-      at + 5 + needs <= end ? [at + 5, true] : at - 5 - needs >= box.x ? [at - 5 - needs, true] : [end - needs, false];
-    return { ...mark, text, left, right: left + needs, line: at, beside };
+      line = sx(mark.at);
+    const sides = [line + 5, line - 5 - needs].filter((left) => left >= from && left + needs <= to);
+    const places = sides.map((left) => ({ left, right: left + needs, beside: true }));
+    return { ...mark, text, line, places: places.length ? places : [{ left: to - needs, right: to, beside: false }] };
   });
   const placed = [];
   for (let row = 0; waiting.length; row++) {
     const here = [];
-    const clear = (one) =>
-      waiting.every((other) => other === one || other.line < one.left || other.line > one.right) &&
-      here.every((other) => other.right + 8 < one.left || other.left > one.right + 8);
-    for (const one of waiting) if (clear(one)) here.push(one);
-    if (!here.length) here.push(waiting[0]);
-    placed.push(...here.map((one) => ({ ...one, row })));
-    waiting = waiting.filter((one) => !here.includes(one));
+    const clear = (one) => (place) =>
+      waiting.every((other) => other === one || other.line < place.left || other.line > place.right) &&
+      here.every((other) => other.right + 8 < place.left || other.left > place.right + 8);
+    for (const one of waiting) {
+      const place = one.places.find(clear(one));
+      if (place) here.push({ ...one, ...place, row, one });
+    }
+    if (!here.length) here.push({ ...waiting[0], ...waiting[0].places[0], row, one: waiting[0] });
+    placed.push(...here);
+    waiting = waiting.filter((one) => !here.some((done) => done.one === one));
   }
   return placed;
 }
