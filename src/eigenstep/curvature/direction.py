@@ -74,10 +74,10 @@ def finite_step(
         here = objective.value()
         ahead = [objective.value(objective.at(unit * s)) for s in lengths]
         behind = [objective.value(objective.at(unit * -s)) for s in lengths]
-    second = [(a - 2 * here + b) / s**2 for a, b, s in zip(ahead, behind, lengths, strict=True)]
-    epsilon = torch.finfo(objective.params[0].dtype).eps
+    second = [(a - 2 * here + b) / s / s for a, b, s in zip(ahead, behind, lengths, strict=True)]
+    number = torch.finfo(objective.params[0].dtype)
     both = zip(ahead, behind, lengths, strict=True)
-    rounding = [4 * epsilon * max(abs(here), abs(a), abs(b)) / s**2 for a, b, s in both]
+    rounding = [max(4 * number.eps * max(abs(here), abs(a), abs(b)), number.tiny) / s / s for a, b, s in both]
     return FiniteStep(tuple(lengths), tuple(ahead), tuple(behind), here, tuple(second), tuple(rounding))
 
 

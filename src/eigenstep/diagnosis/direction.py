@@ -81,8 +81,8 @@ def _step(objective: Objective, edge: Edge, d: Tensor, gradient: Tensor, curvatu
     operator = edge.operator
     moved = operator.lift(operator.scale * operator.scale * operator.restrict(gradient))
     length = abs(float(vec.products(d[None], moved)[0]))
-    loss, epsilon = abs(objective.value()), torch.finfo(objective.params[0].dtype).eps
-    seen = math.sqrt(80 * epsilon * loss / abs(curvature)) if curvature else 0.0
+    loss, number = abs(objective.value()), torch.finfo(objective.params[0].dtype)
+    seen = math.sqrt(80 * max(number.eps * loss, number.tiny) / abs(curvature)) if curvature else 0.0
     length = max(length, seen) or 1e-3
     return finite_step(objective, d, [length * times for times in _AGAIN])
 

@@ -143,7 +143,7 @@ class Diagnosis:
         if self.limit is not None:
             rows += _limit_rows(self.limit)
         if self.critical is not None and self.critical.lr is not None:
-            words = f"{self.critical.value:.4g}: the next step alone raises the loss from lr {self.critical.lr:.4g} on"
+            words = self.critical.words
             if self.limit is not None:
                 words += f"; over many steps the edge is at {self.limit.max_stable_lr:.4g}"
             rows.append(("critical sharpness", words))

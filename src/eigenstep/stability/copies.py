@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.errors import EigenstepError, InvalidValue, Unsupported
 from eigenstep.objective import Objective
 from eigenstep.objective.parameters import gradient_hook, refuse_gradient_hook, refuse_outsiders
 
@@ -64,10 +64,21 @@ def copied(what: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> tup
 
 
 def take_step(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> None:
-    """Compute the gradients and step once; an optimizer that evaluates the loss itself (LBFGS) is given the closure."""
+    """Compute the gradients and step once; an optimizer that evaluates the loss itself (LBFGS) is given the closure.
+
+    Raises Unsupported where the optimizer's own step fails.
+    """
     parameter = inspect.signature(optimizer.step).parameters.get("closure")
-    if parameter is not None and parameter.default is inspect.Parameter.empty:
-        optimizer.step(closure)  # type: ignore[arg-type]
-        return
-    closure()
-    optimizer.step()
+    alone = parameter is None or parameter.default is not inspect.Parameter.empty
+    if alone:
+        closure()
+    try:
+        optimizer.step() if alone else optimizer.step(closure)  # type: ignore[arg-type]
+    except EigenstepError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Unsupported(
+            f"{type(optimizer).__name__} cannot take a step here ({reason}); take one with it yourself, and mend what "
+            "stops it"
+        ) from error

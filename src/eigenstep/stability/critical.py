@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,11 @@ from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, Watch, task
+from eigenstep.stability.bracket import FAR, Bracket, smallest_rise
 from eigenstep.stability.copies import copied, refuse_foreign, take_step
 
-_SCAN = 2**0.5  # multiples below the crossing are looked at in this ratio,
-_DEPTH = 8  # this many of them: down to a sixteenth
 _NOISE = 20.0  # roundings of the loss within which a change of it means nothing
 _PASSES = 20  # evaluations that a bracket usually takes
-_FAR = 40  # doublings after which the loss is taken never to rise
 _DEEP = 1e6  # sizes of the loss below its start; nothing with a floor is trained from so far above it
 
 GIVE_A_FLOOR = "give it a floor (a term that grows, a clamp on what shrinks to zero), or check its sign"
@@ -35,9 +33,10 @@ class CriticalSharpness:
 
     lr, interval: of the first group that moves, all groups scaled together; the crossing lies in the interval.
     multiple: the same in units of the pending update. Each is None where `reason` says why there is no number; a loss
-    that never rises has lr inf and value 0. loss: before the step. slope: of the loss along the update, per multiple.
-    passes: forward passes over the objective's data, besides the one gradient. converged: whether the interval is as
-    narrow as asked. scanned: the smallest multiple at which the loss was seen not to rise.
+    that rose nowhere has lr inf and value 0, and the interval begins at the largest lr looked at. loss: before the
+    step. slope: of the loss along the update, per multiple. passes: forward passes over the objective's data, besides
+    the one gradient. converged: whether the interval is as narrow as asked. scanned: the smallest multiple at which
+    the loss was seen not to rise.
     rules: each param group's, as data (Rule.as_dict; of an optimizer that no rule describes, its class and settings).
     """
 
@@ -65,10 +64,17 @@ class CriticalSharpness:
         if self.value is None or self.lr is None or self.interval is None:
             return f"critical sharpness of {self.optimizer}: none: {self.reason}"
         low, high = self.interval
-        return (
-            f"critical sharpness of {self.optimizer}: {self.value:.4g}: its next step would raise the loss from lr "
-            f"{self.lr:.4g} on ({low:.4g} to {high:.4g}; {self.passes} forward passes)"
-        )
+        between = "" if math.isinf(high) else f"{low:.4g} to {high:.4g}; "
+        return f"critical sharpness of {self.optimizer}: {self.words} ({between}{self.passes} forward passes)"
+
+    @property
+    def words(self) -> str:
+        """The number, and what the next step alone does at which lr; '' where there is none."""
+        if self.value is None or self.lr is None or self.interval is None:
+            return ""
+        if math.isinf(self.lr):
+            return f"0: the next step alone raises the loss at no lr that was looked at, up to {self.interval[0]:.4g}"
+        return f"{self.value:.4g}: the next step alone raises the loss from lr {self.lr:.4g} on"
 
 
 def critical_sharpness(
@@ -108,7 +114,7 @@ def critical_sharpness(
         refuse_foreign("critical_sharpness", objective, optimizer)
         objective = objective.per_update()
         update, slope, lr, notes = pending(objective, optimizer)
-        origin = objective.value()
+        origin, tiny = objective.value(), torch.finfo(torch.float64).tiny
 
         def along(multiple: float) -> float:
             with torch.no_grad():
@@ -120,15 +126,19 @@ def critical_sharpness(
         if not math.isfinite(origin):
             bracket = Bracket(reason=f"the loss is {origin} before the step; start from a point where it is finite")
         elif not any(bool(d.any()) for d in update.values()):
-            bracket = Bracket(reason="the pending update is zero: no parameter has a gradient that moves it")
+            why = "no parameter has a gradient that moves it, or the weights' rounding swallows the move"
+            bracket = Bracket(reason=f"the pending update is zero: {why}")
         elif not all(bool(d.isfinite().all()) for d in update.values()):
             bracket = Bracket(reason="the pending update is not finite")
+        elif 0 < abs(slope) < tiny or 0 < abs(origin) < tiny:
+            bracket = Bracket(reason="the loss, or its slope along the update, is lost in rounding: next to nothing")
         elif slope >= 0:
-            notes.append("the pending update does not point downhill (momentum may do that): any multiple raises it")
+            notes.append("the pending update does not point downhill (momentum may do that): a short one raises it")
             bracket = Bracket(low=0.0, high=0.0, converged=True)
         else:
-            noise = _NOISE * torch.finfo(objective.dtype).eps * max(abs(origin), 1e-30)
-            bracket = smallest_rise(along, origin, slope, noise, tol, max_passes)
+            noise = _NOISE * torch.finfo(objective.dtype).eps * abs(origin)
+            far = _far(update, torch.finfo(objective.dtype).max)
+            bracket = smallest_rise(along, origin, slope, noise, tol, max_passes, far=far)
     low, high = bracket.low, bracket.high
     notes = [*notes, *bracket.notes, *objective.notes]
     reason = bracket.reason
@@ -150,6 +160,12 @@ def critical_sharpness(
         notes=tuple(notes),
         reason=reason,
     )
+
+
+def _far(update: Mapping[Tensor, Tensor], largest: float) -> float:
+    """The multiple up to which the loss is looked at: FAR doublings of an update as long as the weights."""
+    weights, moves = ([float(t.detach().double().abs().max()) for t in ts] for ts in (update, update.values()))
+    return min(2.0**FAR * max(max(weights) / max(moves), 1.0), largest / 2)
 
 
 def pending(
@@ -176,9 +192,18 @@ def pending(
     take_step(stepper, closure)
     update: dict[Tensor, Tensor] = {p: q.detach() - p.detach() for p, q in pairs}
     moves = objective.join([update[p] for p in objective.params])
-    slope = float(moves.double() @ gradient[0].double())
+    slope = _product(moves.double(), gradient[0].double())
     moving = {p: d for p, d in update.items() if bool((d != 0).any())}
     return moving or update, slope, lr_of(stepper), notes
+
+
+def _product(a: Tensor, b: Tensor) -> float:
+    """Their inner product; one that is too small for a number keeps its sign."""
+    sizes = float(a.abs().max()), float(b.abs().max())
+    if 0 in sizes:
+        return 0.0
+    unit = float((a / sizes[0]) @ (b / sizes[1]))
+    return unit * sizes[0] * sizes[1] or math.copysign(math.ulp(0.0), unit) * bool(unit)
 
 
 def bottomless(objective: Objective, optimizer: torch.optim.Optimizer) -> str | None:
@@ -192,7 +217,7 @@ def bottomless(objective: Objective, optimizer: torch.optim.Optimizer) -> str | 
     def along(multiple: float) -> float:
         return objective.value({id(p): torch.add(p.detach(), d, alpha=multiple) for p, d in update.items()})
 
-    here, multiple = along(0.0), 2.0 ** (_FAR - 2)
+    here, multiple = along(0.0), 2.0 ** (FAR - 2)
     low = along(multiple)
     while math.isfinite(low) and here - low <= _DEEP * max(abs(here), 1.0):
         multiple *= 2
@@ -205,74 +230,3 @@ def bottomless(objective: Objective, optimizer: torch.optim.Optimizer) -> str | 
         f"the loss is unbounded: the longer the next update, the lower it falls, from {here:.4g} to {low:.3g} at "
         f"{multiple:.3g} times the update, so that no lr is right; {GIVE_A_FLOOR}"
     )
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """The bracket found: the loss does not rise at `low`, nor at smaller multiples looked at, and does at `high`."""
-
-    low: float = 0.0
-    high: float = math.inf
-    passes: int = 0
-    converged: bool = False
-    scanned: float | None = None
-    notes: tuple[str, ...] = ()
-    reason: str | None = None
-
-
-def smallest_rise(
-    along: Callable[[float], float], origin: float, slope: float, noise: float, tol: float, most: int
-) -> Bracket:
-    """Bracket the smallest s > 0 with along(s) > origin, for a loss that falls at first (slope < 0).
-
-    noise: changes of the loss below it mean nothing, so that no s with s |slope| < noise can be judged. most: the
-    evaluations allowed.
-
-    >>> found = smallest_rise(lambda s: (s - 1) ** 2, 1.0, -2.0, 1e-15, 0.01, 50)
-    >>> found.low <= 2 <= found.high, found.converged
-    (True, True)
-    """
-    seen: dict[float, float] = {}
-
-    def rises(s: float) -> bool:
-        if s not in seen:
-            seen[s] = along(s)
-        return not seen[s] <= origin
-
-    floor = noise / -slope
-    s = max(1.0, floor)
-    first = rises(s)
-    bend = 2 * (seen[s] - origin - s * slope) / s**2
-    if math.isfinite(bend) and bend > 0:
-        s = max(-2 * slope / bend * (1 - tol / 2), floor)  # where a parabola would cross, and then just below
-        first = rises(s)
-    low, high = (0.0, s) if first else (s, math.inf)
-    while low == 0.0 and len(seen) < most:
-        if high / 2 < floor:
-            reason = "the loss changes by less than its rounding where the step might raise it; use float64"
-            return Bracket(0.0, high, len(seen), reason=reason)
-        low, high = (0.0, high / 2) if rises(high / 2) else (high / 2, high)
-    step = 1 + tol  # the parabola is often right: then the first try closes the bracket
-    while math.isinf(high) and len(seen) < most:
-        if low * step > 2.0**_FAR:
-            return Bracket(low, math.inf, len(seen), True, min(seen), ("the loss never rose along the update",))
-        low, high = (low, low * step) if rises(low * step) else (low * step, math.inf)
-        step = 2.0
-    k, top = 1, low
-    while k <= _DEPTH and low > 0 and len(seen) < most:
-        s = top / _SCAN**k
-        if s < floor:
-            break
-        if rises(s):
-            low, high, top, k = s / _SCAN, s, s / _SCAN, 0
-            while rises(low) and low > floor and len(seen) < most:
-                low, high = low / _SCAN, low
-            top = low
-        k += 1
-    while low > 0 and math.isfinite(high) and high / low > 1 + tol and len(seen) < most:
-        s = math.sqrt(low * high)
-        low, high = (low, s) if rises(s) else (s, high)
-    done = low > 0 and math.isfinite(high) and high / low <= (1 + tol) * (1 + 1e-9)
-    notes = () if done else (f"stopped after {most} forward passes, before the bracket was narrow enough",)
-    scanned = min((s for s in seen if s <= low), default=None)
-    return Bracket(low, high, len(seen), done, scanned, notes)
