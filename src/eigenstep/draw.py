@@ -163,10 +163,10 @@ def line_at(
     return ax
 
 
-def factors(lr: Any, radii: Any, labels: Sequence[str], ax: "Axes | None" = None) -> "Axes":
+def factors(lr: Any, spectral_radii: Any, labels: Sequence[str], ax: "Axes | None" = None) -> "Axes":
     """Draw |r| (k, n) of n eigenvalues against lr (k,), and the largest of them, R, as a broad band beneath."""
     ax = _axes(ax)
-    xs, ys = _array(lr, 1), _array(radii, 2)
+    xs, ys = _array(lr, 1), _array(spectral_radii, 2)
     ax.plot(xs, ys.max(1), color=PALE, linewidth=5, solid_capstyle="round", label="R, the largest")
     if len(labels) != ys.shape[1]:
         raise InvalidValue(f"factors: {ys.shape[1]} eigenvalues have {len(labels)} labels; give one for each")
@@ -177,10 +177,10 @@ def factors(lr: Any, radii: Any, labels: Sequence[str], ax: "Axes | None" = None
     return ax
 
 
-def region(lr: Any, momentum: Any, radius: Any, ax: "Axes | None" = None) -> "Axes":
+def region(lr: Any, momentum: Any, spectral_radius: Any, ax: "Axes | None" = None) -> "Axes":
     """Draw a stability map: the spectral radius (len(momentum), len(lr)) where it is below 1, and that edge."""
     ax = _axes(ax)
-    xs, ys, z = _array(lr, 1), _array(momentum, 1), _array(radius, 2)
+    xs, ys, z = _array(lr, 1), _array(momentum, 1), _array(spectral_radius, 2)
     shown = np.ma.masked_greater_equal(z, 1.0)
     mesh = ax.pcolormesh(xs, ys, shown, cmap="viridis", vmin=0, vmax=1, shading="nearest", rasterized=True)
     ax.contour(xs, ys, z, levels=[1.0], colors=INK, linewidths=1.0)

@@ -24,8 +24,8 @@ class Run:
     """What `simulate` found: for one run numbers and None; for lanes of shape B int64 tensors, -1 standing for None.
 
     steps: first update after which the tolerance was met (0: at the start). last_above: last update after which it
-    was not (-1: always met; `limit`: to the end, or the lane diverged), if the run was told to settle. left: the update
-    after which the lane was out of bounds or no longer finite. final: the last points (B..., n), of losses
+    was not (-1: always met; `max_steps`: to the end, or the lane diverged), if the run was told to settle. left: the
+    update after which the lane was out of bounds or no longer finite. final: the last points (B..., n), of losses
     final_loss (B...); of a lane that diverged, the last finite ones. Where kept, losses and radii are (B..., K + 1) and
     points (B..., K + 1, n), K the updates of the longest lane; a lane that ended earlier repeats its last row. Nothing
     here is nan or infinite.
@@ -33,7 +33,7 @@ class Run:
 
     rule: Rule
     problem: str
-    limit: int
+    max_steps: int
     loss_tolerance: float | None
     radius_tolerance: float | None
     point: str
@@ -53,10 +53,10 @@ class Run:
 
     @property
     def settled(self) -> Count:
-        """Updates from which the tolerance stayed met within the limit, last_above + 1; missing if it did not."""
+        """Updates from which the tolerance stayed met within max_steps, last_above + 1; missing if it did not."""
         if isinstance(self.last_above, Tensor):
-            return torch.where(self.last_above < self.limit, self.last_above + 1, MISSING)
-        return None if self.last_above is None or self.last_above >= self.limit else self.last_above + 1
+            return torch.where(self.last_above < self.max_steps, self.last_above + 1, MISSING)
+        return None if self.last_above is None or self.last_above >= self.max_steps else self.last_above + 1
 
     @property
     def article_count(self) -> Count:
@@ -153,10 +153,10 @@ class _Lanes:
         settle: bool,
     ) -> None:
         self.rule, self.problem, self.point, self.settle = rule, problem, point, settle
-        self.loss, self.radius = tolerance
+        self.loss, self.distance = tolerance
         self.box, self.ball = (inf if bound is None else bound for bound in bounds)
-        self.tolerant = self.loss is not None or self.radius is not None
-        self.measures = self.radius is not None or self.ball < inf or "radii" in kept
+        self.tolerant = self.loss is not None or self.distance is not None
+        self.measures = self.distance is not None or self.ball < inf or "radii" in kept
         # All lanes, by number.
         count = len(start)
         self.met, self.left, self.last_above = (torch.full((count,), MISSING) for _ in range(3))
@@ -210,8 +210,8 @@ class _Lanes:
         below = self.running
         if self.loss is not None:
             below = below & (self.seen["losses"] <= self.loss)
-        if self.radius is not None:
-            below = below & (self.seen["radii"] <= self.radius)
+        if self.distance is not None:
+            below = below & (self.seen["radii"] <= self.distance)
         if bool(below.any()):
             new = below & ~self.arrived
             self.met[self.index[new]] = t
@@ -260,9 +260,9 @@ class _Lanes:
         return Run(
             rule=self.rule,
             problem=self.problem.name or type(self.problem).__name__,
-            limit=steps,
+            max_steps=steps,
             loss_tolerance=self.loss,
-            radius_tolerance=self.radius,
+            radius_tolerance=self.distance,
             point=self.point,
             steps=_count(self.met, shape),
             last_above=_count(last_above, shape, MISSING - 1) if self.settle and self.tolerant else None,

@@ -78,7 +78,7 @@ def _show(entries: "tuple[Entry, ...]", name: str, loss: float | None, radius: f
     """Print the table, and what its columns rest on."""
     goals = [f"loss {loss:g} above the minimum's"] if loss is not None else []
     goals += [f"distance {radius:g} to the minimum"] if radius is not None else []
-    common.say(f"{name}: updates to {' and '.join(goals)}, at most {entries[0].run.limit:,}")
+    common.say(f"{name}: updates to {' and '.join(goals)}, at most {entries[0].run.max_steps:,}")
     common.say()
     rows: list[tuple[common.Cell, ...]] = [
         (
@@ -104,7 +104,7 @@ def _after(entry: "Entry") -> str:
         return f"left at update {entry.run.left:,}"
     if entry.settled is not None:
         return f"settled at {entry.settled:,}"
-    within = f"within {entry.run.limit:,}"
+    within = f"within {entry.run.max_steps:,}"
     if entry.run.steps is None:
         return f"not met {within}"
     return f"above to the end {within}" if entry.last_above is None else f"last above at {entry.last_above:,} {within}"

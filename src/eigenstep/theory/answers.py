@@ -103,7 +103,7 @@ class Answers:
                 )
 
     def _worst_inside(self) -> float:
-        """The largest radius on a fine grid between the ends."""
+        """The largest spectral radius on a fine grid between the ends."""
         grid = torch.linspace(float(self.values.min()), float(self.values.max()), 2001, dtype=torch.float64)
         return float(spectral_radius(iteration_matrix(self.rule, grid)).max())
 
@@ -113,7 +113,7 @@ def fill_counts(
     *,
     start: Any,
     loss: float | None,
-    radius: float | None,
+    distance: float | None,
     origin: Any,
     point: str,
     within: int,
@@ -121,7 +121,7 @@ def fill_counts(
     """Fill in peak, steps, settled and estimate."""
     rule, values, found = answers.rule, answers.values, answers.found
     counted = ("steps", "settled", "estimate")
-    refuse_tolerances(loss, radius)
+    refuse_tolerances(loss, distance)
     begin = None if start is None else components("start", start, values)
     center = None if origin is None else components("origin", origin, values)
     if point not in ("iterate", "stored"):
@@ -131,18 +131,18 @@ def fill_counts(
     if not answers.complete:
         return answers.lacks((*counted, "peak"), "all eigenvalues are needed, and the spectrum does not hold them")
     found["peak"] = peak(flow(rule, values, point=point)) if found["rate"] < 1 else math.inf
-    if begin is None or (loss is None and radius is None):
+    if begin is None or (loss is None and distance is None):
         return answers.lacks(counted, "give start= and a tolerance, loss= or radius=")
     moved = flow(rule, values, origin=center, point=point)
-    counts = count(moved, values, begin, loss=loss, radius=radius, within=within)
+    counts = count(moved, values, begin, loss=loss, distance=distance, within=within)
     for name, number in (("steps", counts.first), ("settled", counts.settled)):
         found[name] = number
         if number is None:
             answers.reasons[name] = counts.reason
-    return _estimate(answers, begin, loss, radius)
+    return _estimate(answers, begin, loss, distance)
 
 
-def _estimate(answers: Answers, start: Tensor, loss: float | None, radius: float | None) -> None:
+def _estimate(answers: Answers, start: Tensor, loss: float | None, distance: float | None) -> None:
     """The textbook count: as if the whole error shrank by R at each update."""
     rate = answers.found["rate"]
     if not 0 < rate < 1:
@@ -151,9 +151,9 @@ def _estimate(answers: Answers, start: Tensor, loss: float | None, radius: float
     if loss is not None:
         begin = float((answers.values * start**2).sum()) / 2
         needed.append((math.log(loss) - math.log(begin)) / (2 * math.log(rate)) if begin > loss else 0.0)
-    if radius is not None:
+    if distance is not None:
         length = float(start.norm())
-        needed.append((math.log(radius) - math.log(length)) / math.log(rate) if length > radius else 0.0)
+        needed.append((math.log(distance) - math.log(length)) / math.log(rate) if length > distance else 0.0)
     answers.found["estimate"] = max(needed)
     return None
 

@@ -24,12 +24,12 @@ _WITHIN, _LEAST, _EFFORT = 10_000_000, 20_000, 100_000_000
 class Prediction:
     """What `predict` found. An answer that is None has its reason in `reasons`, under the answer's name.
 
-    stable: every covered direction contracts (radius below 1). rate: the asymptotic factor R per update, that of
-    the eigenvalue `slowest`. max_stable_lr: for the largest eigenvalue, with `max_stable_lr_interval` from its
+    stable: every covered direction contracts (spectral radius below 1). rate: the asymptotic factor R per update, that
+    of the eigenvalue `slowest`. max_stable_lr: for the largest eigenvalue, with `max_stable_lr_interval` from its
     bound; frozen_limit: the same with an adaptive rule's unit frozen. peak: largest transient growth of one
     eigencomponent, from rest. steps: first update at which the tolerance is met; settled: first from which it stays
     met; estimate: the textbook ln(tol / f0) / (2 ln R). radii, oscillating, time_constants: (n,), aligned with the
-    eigenvalues; time constants in updates, -1 / ln(radius). notes: flat and negative directions, and the
+    eigenvalues; time constants in updates, -1 / ln(spectral radius). notes: flat and negative directions, and the
     assumptions, in words.
     """
 
@@ -118,7 +118,7 @@ def predict(
     if within is None:
         within = max(_LEAST, min(_WITHIN, _EFFORT // len(values)))
     answers = Answers(rule, spectrum, values, radii, stable_directions(rule, values))
-    fill_counts(answers, start=start, loss=loss, radius=radius, origin=origin, point=point, within=within)
+    fill_counts(answers, start=start, loss=loss, distance=radius, origin=origin, point=point, within=within)
     return Prediction(
         rule=rule,
         spectrum=spectrum,

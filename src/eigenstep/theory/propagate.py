@@ -13,7 +13,7 @@ from eigenstep.rules import LinearRule
 from eigenstep.theory.linear import iteration_matrix, observation, spectral_radius
 
 _BLOCK = 256  # updates evaluated at once, to begin with; an eighth of those done, later
-_TOLD = 1e-9  # a radius nearer to 1 than this is not told apart from 1 by what rounding leaves of the bound below
+_TOLD = 1e-9  # a spectral radius nearer to 1 than this is not told apart from 1: rounding in the bound below
 _ROOM = 1 << 20  # numbers held for a block at most: 8 MB
 _LOST = 1e12  # growth of the loss after which an unstable run is not waited for any longer
 
@@ -107,15 +107,15 @@ class Counts:
 
 
 def count(
-    moved: Flow, eigenvalues: Tensor, start: Tensor, *, loss: float | None, radius: float | None, within: int
+    moved: Flow, eigenvalues: Tensor, start: Tensor, *, loss: float | None, distance: float | None, within: int
 ) -> Counts:
-    """Count the updates to a loss 1/2 sum lambda e^2 and (or) a radius |e| at or below the tolerances.
+    """Count the updates to a loss 1/2 sum lambda e^2 and (or) a distance |e| at or below the tolerances.
 
     first: of the first update at which it holds. settled: of the first from which it holds for ever, found by a bound
     on all later errors, sum over t of e_t^2 = s' P s with M' P M - P + see' see = 0 (discrete Lyapunov equation).
     """
     weights = torch.stack([eigenvalues / 2, torch.ones_like(eigenvalues)])
-    limits = torch.tensor([math.inf if loss is None else loss, math.inf if radius is None else radius**2]).double()
+    limits = torch.tensor([math.inf if loss is None else loss, math.inf if distance is None else distance**2]).double()
     state, start_values = moved.begin(start), _measured(moved.curve(start, 0), weights)
     slowest = float(spectral_radius(moved.late[..., :-1, :-1]).max())
     ahead = _Bound(moved) if slowest < 1 - _TOLD else None
@@ -194,7 +194,7 @@ class _Bound:
 
 
 def _measured(errors: Tensor, weights: Tensor) -> Tensor:
-    """(k, n) errors to (k, 2): the loss and the squared radius."""
+    """(k, n) errors to (k, 2): the loss and the squared distance."""
     return torch.matmul(errors.square(), weights.T)
 
 

@@ -110,7 +110,7 @@ class _Search:
     def __init__(self, rule: LinearRule, values: Tensor) -> None:
         self.rule, self.values, self.evaluations = rule, values, 0
         ordered = values.sort().values
-        # both ends, and up to 62 in between for rules whose radius is not largest at an end
+        # both ends, and up to 62 in between for rules whose spectral radius is not largest at an end
         self._probe = ordered[torch.linspace(0, len(ordered) - 1, min(64, len(ordered))).round().long()]
 
     def limits(self, momentum: Tensor | float | None) -> Tensor:
@@ -210,7 +210,7 @@ def _fewest(
         search.evaluations += 1
         chosen = rule if momentum is None else with_momentum(rule, momentum)
         moved = flow(linear(chosen.replace(lr=lr)), search.values, point=point)
-        found = count(moved, search.values, error, loss=loss, radius=radius, within=int(min(within, 1e7))).settled
+        found = count(moved, search.values, error, loss=loss, distance=radius, within=int(min(within, 1e7))).settled
         return math.inf if found is None else found
 
     def over_lr(momentum: float | Tensor | None, rounds: int, fewest: float) -> tuple[float, float]:
@@ -230,7 +230,7 @@ def _fewest(
             (_found(steps), lr),
             lambda lr: settled(lr, momentum, 2 * steps + 512),
             loss=loss,
-            radius=radius,
+            distance=radius,
             point=point,
         )
         search.evaluations += tried

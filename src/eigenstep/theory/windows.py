@@ -25,7 +25,7 @@ def sooner(
     settled: Callable[[float], float],
     *,
     loss: float | None,
-    radius: float | None,
+    distance: float | None,
     point: str,
 ) -> tuple[int, float, int]:
     """Return the fewest updates found, their lr, and how many lrs were tried, from `begin` (updates, lr) on.
@@ -43,7 +43,7 @@ def sooner(
         size = int(min(max(_WORK / (n * ahead), 65), _GRID))
 
         def excess(lanes: Tensor, after: int = steps - 1, ahead: int = ahead) -> Tensor:
-            found = _later(rule, eigenvalues, error, lanes.flatten(), after, ahead, loss, radius, point)
+            found = _later(rule, eigenvalues, error, lanes.flatten(), after, ahead, loss, distance, point)
             return found.reshape(lanes.shape)
 
         grid = torch.linspace(*lrs, size + 2, dtype=torch.float64)[1:-1]
@@ -75,7 +75,7 @@ def _later(
     after: int,
     ahead: int,
     loss: float | None,
-    radius: float | None,
+    distance: float | None,
     point: str,
 ) -> Tensor:
     """The log of the largest error in updates after ... after + ahead, as a multiple of the tolerance, per lr."""
@@ -90,7 +90,7 @@ def _later(
     worst = torch.full_like(lr, -math.inf)
     for t in range(after, after + ahead + 1):
         squared = (see * state).sum(-1).square()
-        for limit, weight in ((loss, eigenvalues / 2), (None if radius is None else radius**2, 1.0)):
+        for limit, weight in ((loss, eigenvalues / 2), (None if distance is None else distance**2, 1.0)):
             if limit is not None:
                 worst = torch.maximum(worst, ((weight * squared).sum(-1) / limit).log())
         state = _moved(iteration_matrix(lanes, eigenvalues, t + 1) if t < early else late, state)

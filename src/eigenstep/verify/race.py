@@ -45,7 +45,7 @@ class Entry:
     def last_above(self) -> int | None:
         """The last update above the tolerance within the limit; None if it was above to the end, or diverged."""
         last = self.run.last_above
-        return None if last is None or last >= self.run.limit else int(last)
+        return None if last is None or last >= self.run.max_steps else int(last)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry as plain data for JSON."""
@@ -57,7 +57,7 @@ class Entry:
             "settled": self.settled,
             "predicted_settled": p.settled if p else None,
             "last_above": self.last_above,
-            "within": self.run.limit,
+            "within": self.run.max_steps,
             "left": self.run.left,
             "final_loss": float(self.losses[-1]),
             "max_stable_lr": self.limit,
