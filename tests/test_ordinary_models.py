@@ -311,32 +311,52 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
 
 
-def everything(model: nn.Module, data: Any) -> list[Any]:
-    """Numbers of the public calls."""
+def measured(model: nn.Module, data: Any) -> list[Any]:
+    """Numbers of the public calls that measure."""
     objective = es.Objective(model, squared, data)
-    sgd = torch.optim.SGD(model.parameters(), 0.05, momentum=0.5)
     return [
         float(es.measure(objective).eigenvalues[0]),
         es.trace(objective, 20).value,
         es.limit_now(objective, torch.optim.Adam(model.parameters(), 1e-3)).ratio,
-        es.critical_sharpness(objective, sgd).value,
-        es.diagnose(objective, sgd).ratio,
-        es.recommend(objective, sgd, budget=60).lr,
+        es.critical_sharpness(objective, torch.optim.SGD(model.parameters(), 0.05, momentum=0.5)).value,
     ]
 
 
-def test_the_callers_modes_and_defaults_change_no_answer() -> None:
+def advised(model: nn.Module, data: Any) -> list[Any]:
+    """Numbers of those that advise, which take seconds."""
+    objective = es.Objective(model, squared, data)
+    sgd = torch.optim.SGD(model.parameters(), 0.05, momentum=0.5)
+    return [es.diagnose(objective, sgd).ratio, es.recommend(objective, sgd, budget=60).lr]
+
+
+def same_in_the_callers_modes(numbers: Callable[[nn.Module, Any], list[Any]]) -> None:
     model, data = problem()
-    right = everything(model, data)
+    right = numbers(model, data)
     with torch.inference_mode():
         made = [(x.clone(), y.clone()) for x, y in data]
-        assert everything(model, data) == right
-    assert everything(model, made) == right
+        assert numbers(model, data) == right
+    assert numbers(model, made) == right
     for context in (torch.no_grad(), default_device("meta"), default_dtype(torch.float64)):  # meta: no data at all
         with context:
-            assert everything(model, data) == pytest.approx(right, rel=1e-5)
+            assert numbers(model, data) == pytest.approx(right, rel=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert everything(model, data) == pytest.approx(right, rel=0.05)
+        assert numbers(model, data) == pytest.approx(right, rel=0.05)
+
+
+def test_the_callers_modes_and_defaults_change_no_measurement() -> None:
+    same_in_the_callers_modes(measured)
+
+
+@pytest.mark.slow
+def test_the_callers_modes_and_defaults_change_no_advice() -> None:
+    same_in_the_callers_modes(advised)
+
+
+def test_the_callers_modes_and_defaults_change_no_advice_all_at_once() -> None:
+    model, data = problem()
+    right = advised(model, data)
+    with torch.inference_mode(), default_device("meta"), default_dtype(torch.float64):
+        assert advised(model, data) == pytest.approx(right, rel=1e-5)
 
 
 def test_a_loss_makes_its_tensors_where_the_caller_has_asked_for() -> None:

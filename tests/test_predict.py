@@ -138,12 +138,12 @@ def check(seed: int) -> int:
 
 
 def test_counts_equal_plain_loops_on_random_quadratics() -> None:
-    assert max(check(seed) for seed in range(100)) > 1000
+    assert max(check(seed) for seed in range(30)) > 1000
 
 
 @pytest.mark.slow
 def test_counts_equal_plain_loops_on_a_thousand_random_quadratics() -> None:
-    for seed in range(100, 1100):
+    for seed in range(30, 1100):
         check(seed)
 
 

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from eigenstep.cli import main
+
 FILE = """
 import torch
 import eigenstep as es
@@ -52,10 +56,12 @@ def test_json_report_and_exit_code_zero(tmp_path: Path) -> None:
 
 
 def test_nothing_trains_is_three_and_bad_input_two_in_one_line(tmp_path: Path) -> None:
-    done = run(tmp_path, "dead", "--budget", "100")
-    assert done.returncode == 3
+    file = tmp_path / "mine.py"
+    file.write_text(FILE, encoding="utf-8")
+    done = CliRunner().invoke(main, ["recommend", f"{file}:dead", "--budget", "100"])
+    assert done.exit_code == 3
     assert "nothing trains here" in done.stdout
-    done = run(tmp_path, "alone")
-    assert done.returncode == 2
+    done = CliRunner().invoke(main, ["recommend", f"{file}:alone"])
+    assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
     assert "no optimizer" in done.stderr

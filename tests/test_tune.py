@@ -71,7 +71,7 @@ def test_nesterov_at_fixed_momentum(kappa: float, beta: float) -> None:
     assert max(radius(best.lr), radius(best.lr * kappa)) == pytest.approx(best.rate, abs=1e-9)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(kappa=st.floats(2.0, 1e4))
 def test_jointly_best_pairs(kappa: float) -> None:
     spectrum, root = es.Spectrum.geometric(1.0, kappa, 5), math.sqrt(kappa)
@@ -160,13 +160,13 @@ FORGETFUL = [
 @pytest.mark.parametrize("rule", FORGETFUL)
 def test_above_the_converging_eps_it_converges_and_below_it_does_not(rule: es.LinearRule, guard: str) -> None:
     problem = es.Quadratic([4.0])
-    for factor, converges in ((1.1, True), (0.9, False)):
-        eps = factor * converging_eps(rule, 4.0)
-        chosen = rule.replace(**{guard: eps if guard == "eps" else eps**2})
-        run = simulate(chosen, problem, start=[0.1], steps=6_000, keep=["points"])
-        assert run.points is not None
-        tail = float(run.points[3_000:].abs().max())  # below the eps it bursts, and may be close by at any one time
-        assert tail < 1e-9 if converges else tail > 1e-5
+    eps = torch.tensor([1.1, 0.9], dtype=torch.float64) * converging_eps(rule, 4.0)
+    chosen = rule.replace(**{guard: eps if guard == "eps" else eps**2})
+    run = simulate(chosen, problem, start=[0.1], steps=6_000, keep=["points"])
+    assert run.points is not None
+    above, below = run.points[:, 3_000:].abs().amax((1, 2)).tolist()  # below it bursts, and is close by at times
+    assert above < 1e-9
+    assert below > 1e-5
 
 
 def test_rules_that_do_not_forget_have_no_orbit() -> None:

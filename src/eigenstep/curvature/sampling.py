@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue
@@ -20,7 +20,7 @@ class Sampled(NamedTuple):
         """Return how far the interval at `level` reaches to either side of the value."""
         if not 0 < level < 1:
             raise InvalidValue(f"level={level} must lie between 0 and 1")
-        return float(stats.t.ppf(0.5 + level / 2, self.probes)) * self.error
+        return float(stdtrit(self.probes, 0.5 + level / 2)) * self.error
 
 
 def sampled(means: Tensor, spreads: Tensor, size: int) -> Sampled:

@@ -301,6 +301,8 @@ def _checked(where: str, name: str, value: Any) -> Number:
         tensor = tensor if tensor.is_floating_point() and isinstance(value, Tensor) else tensor.to(torch.float64)
         number = float(tensor) if tensor.dim() == 0 else tensor
     low, high = _RANGES.get(name, (-math.inf, math.inf))
+    if not isinstance(number, Tensor) and low <= number < high and math.isfinite(number):
+        return number
     inside = torch.as_tensor(number, dtype=torch.float64)
     outside = ~((inside >= low) & (inside < high) & inside.isfinite())
     if bool(outside.any()):

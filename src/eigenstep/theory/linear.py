@@ -1,5 +1,6 @@
 """One small matrix per eigenvalue: a linear rule as a dynamical system, read off the rule's own step."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,7 @@ def iteration_matrix(rule: Rule, eigenvalues: Tensor, t: int | None = None) -> T
              [-0.5000,  0.5000]]])
     """
     rule = linear(rule)
-    shape = torch.broadcast_shapes((*rule.lanes, 1), eigenvalues.shape)  # type: ignore[no-untyped-call]
+    shape = np.broadcast_shapes((*rule.lanes, 1), eigenvalues.shape)
     spread = eigenvalues.expand(shape)
     rule = rule.columns(spread)
     columns = []
@@ -57,7 +58,7 @@ def iteration_matrix(rule: Rule, eigenvalues: Tensor, t: int | None = None) -> T
 def observation(rule: Rule, eigenvalues: Tensor, point: str = "iterate") -> Tensor:
     """Return the row (B..., n, d) that reads a point from (stored point, buffers): the iterate, or what is stored."""
     rule = linear(rule)
-    shape = torch.broadcast_shapes((*rule.lanes, 1), eigenvalues.shape)  # type: ignore[no-untyped-call]
+    shape = np.broadcast_shapes((*rule.lanes, 1), eigenvalues.shape)
     spread = eigenvalues.expand(shape)
     rule = rule.columns(spread)
     seen = [rule.iterate(x, State(buffers)) if point == "iterate" else x for x, buffers in _basis(rule, spread)]

@@ -171,11 +171,12 @@ class _Search:
             )
 
         def edge(outside: float) -> float:
-            inside = best
-            for _ in range(60):
-                middle = (inside + outside) / 2
-                good = float(self.rates(torch.tensor([middle]).double(), momentum)) <= rate + _PLATEAU
-                inside, outside = (middle, outside) if good else (inside, middle)
+            inside, fractions = best, torch.linspace(0, 1, _POINTS, dtype=torch.float64)
+            for _ in range(10):  # 64^10 = 2^60, beyond rounding
+                tried = inside + (outside - inside) * fractions
+                good = self.rates(tried, momentum) <= rate + _PLATEAU
+                last = int(good[1:].cumprod(0).sum())  # equally good up to here, the end outside never being so
+                inside, outside = float(tried[last]), float(tried[min(last + 1, _POINTS - 1)])
             return inside
 
         interval = (edge(0.0), edge(top))
