@@ -1,75 +1,39 @@
 // The settings as code: torch.optim where torch has the rule, eigenstep's own optimizer where it has not.
 
-import { RULES } from "./rules.js";
+import { CATALOGUE } from "./catalogue.js";
 
-const number = String;
-const CLASSES = {
-  "gradient-descent": "GradientDescent",
-  "heavy-ball": "HeavyBall",
-  momentum: "Momentum",
-  "ema-momentum": "EMAMomentum",
-  nesterov: "Nesterov",
-  adagrad: "AdaGrad",
-  rmsprop: "RMSProp",
-  adam: "Adam",
-  adamw: "AdamW",
-  adamax: "Adamax",
-  nadam: "NAdam",
-  radam: "RAdam",
-  "sign-descent": "SignDescent",
-  lion: "Lion",
-};
-const TORCH = {
-  "gradient-descent": "SGD",
-  "heavy-ball": "SGD",
-  momentum: "SGD",
-  nesterov: "SGD",
-  adagrad: "Adagrad",
-  rmsprop: "RMSprop",
-  adam: "Adam",
-  adamw: "AdamW",
-  adamax: "Adamax",
-  nadam: "NAdam",
-  radam: "RAdam",
-};
-const NOTES = {
-  "heavy-ball": "  # the article's heavy ball, as long as the lr is constant",
-};
+const python = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : String(value));
 
-/** Hyperparameters as keyword arguments; betas as the pair that torch takes. */
-function keywords(rule, p, all) {
-  const fields = RULES[rule].fields,
-    told = [`lr=${number(p.lr)}`];
-  if ("beta1" in fields) told.push(`betas=(${number(p.beta1)}, ${number(p.beta2)})`);
-  for (const [name, value] of Object.entries(p)) {
-    if (["lr", "beta1", "beta2"].includes(name) || value == null || !(name in fields)) continue;
-    if (name === "eps" && p.delta != null) continue;
-    if (!all && value === fields[name]) continue;
-    told.push(`${name}=${typeof value === "boolean" ? (value ? "True" : "False") : number(value)}`);
+/** Hyperparameters that differ from these defaults as keyword arguments; lr and betas always, the pair as one. */
+function keywords(p, defaults, renamed = {}) {
+  const told = [`lr=${python(p.lr)}`];
+  if ("beta1" in defaults) told.push(`betas=(${python(p.beta1)}, ${python(p.beta2)})`);
+  for (const [name, usual] of Object.entries(defaults)) {
+    if (["lr", "beta1", "beta2"].includes(name) || p[name] == null || p[name] === usual) continue;
+    told.push(`${renamed[name] ?? name}=${python(p[name])}`);
   }
   return told;
 }
 
-/** Whether torch.optim has exactly this. */
-function inTorch(rule, p) {
-  if (!(rule in TORCH) || p.delta != null) return false;
-  if (rule === "adamw") return p.decoupled;
-  if (["nadam", "radam", "adam"].includes(rule)) return true;
-  return !(p.decoupled && p.weight_decay > 0);
+/** Whether torch.optim has exactly this: what it has no argument for is as it always is there. */
+function inTorch({ torch }, p) {
+  if (!torch || (torch.always.nesterov && p.momentum === 0)) return false; // torch refuses Nesterov without momentum
+  return Object.entries(torch.fixed).every(
+    ([name, value]) => p[name] === value || (name === "decoupled" && p.weight_decay === 0),
+  );
 }
 
 /** Lines that make an optimizer of `model`. */
 export function pytorch(rule, p) {
-  if (!inTorch(rule, p)) {
-    const told = keywords(rule, p, false).join(", ");
-    return `import eigenstep as es\n\noptimizer = es.Optimizer(model.parameters(), es.${CLASSES[rule]}(${told}))\n`;
+  const known = CATALOGUE[rule];
+  if (!inTorch(known, p)) {
+    const told = keywords(p, known.fields).join(", ");
+    return `import eigenstep as es\n\noptimizer = es.Optimizer(model.parameters(), es.${known.python}(${told}))\n`;
   }
-  const named = keywords(rule, { ...p, decoupled: undefined }, false);
-  if (["heavy-ball", "nesterov"].includes(rule) && p.momentum === RULES[rule].fields.momentum)
-    named.splice(1, 0, `momentum=${number(p.momentum)}`);
-  if (rule === "nesterov") named.push("nesterov=True");
-  if (rule === "adamw" && !named.some((n) => n.startsWith("weight_decay")))
-    named.push(`weight_decay=${number(p.weight_decay)}`);
-  if (["nadam", "radam", "adam"].includes(rule) && p.decoupled) named.push("decoupled_weight_decay=True");
-  return `import torch\n\noptimizer = torch.optim.${TORCH[rule]}(model.parameters(), ${named.join(", ")})${NOTES[rule] ?? ""}\n`;
+  const { name, defaults, renamed, always, note } = known.torch,
+    given = p.weight_decay === 0 ? { ...p, decoupled: defaults.decoupled } : p;
+  const told = keywords(given, defaults, renamed);
+  for (const [argument, value] of Object.entries(always)) told.push(`${argument}=${python(value)}`);
+  const line = `optimizer = torch.optim.${name}(model.parameters(), ${told.join(", ")})`;
+  return `import torch\n\n${line}${note ? `  # ${note}` : ""}\n`;
 }

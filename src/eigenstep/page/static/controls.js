@@ -3,7 +3,7 @@
 import { figure } from "./axes.js";
 import { make } from "./dom.js";
 import { isAdaptive, isLinear, momentumField } from "./rules.js";
-import { RANGES, SIZES, SURFACES, fresh, inRange } from "./state.js";
+import { SIZES, SURFACES, fresh, inRange, rangeWords } from "./state.js";
 
 const logarithmic = (low, high) => ({
   to: (value) => (1000 * Math.log(Math.max(value, low) / low)) / Math.log(high / low),
@@ -103,7 +103,7 @@ function build(app, control) {
   box.addEventListener("change", () => {
     const value = inRange(name, box.value);
     box.setAttribute("aria-invalid", String(value === undefined));
-    if (value === undefined) app.say(`${label} must be a number from ${RANGES[name].join(" to ")}.`, true);
+    if (value === undefined) app.say(`${label} must be a number ${rangeWords(name)}.`, true);
     else current().set(value);
   });
   const title = make("label", { for: id }, label);
@@ -187,7 +187,7 @@ function more(app, open) {
     box.addEventListener("change", () => {
       const value = box.value.trim() === "" && name === "delta" ? null : inRange(name, box.value);
       box.setAttribute("aria-invalid", String(value === undefined));
-      if (value === undefined) app.say(`${label} must be a number from ${RANGES[name].join(" to ")}.`, true);
+      if (value === undefined) app.say(`${label} must be a number ${rangeWords(name)}.`, true);
       else set(value);
     });
     box.shown = () => (get() == null ? "" : figure(get()).replace(/,/g, ""));

@@ -8,7 +8,7 @@ import { fresh, racer } from "./state.js";
 export function raceFor(report) {
   const { spectrum } = report;
   const adapts = spectrum.operator === "preconditioned",
-    own = report.rule ?? { name: spectrum.rule, changes: {} };
+    own = report.rule ?? { name: "", changes: {} };
   const known = RULES[own.name] && Boolean(RULES[own.name].accumulate) === adapts;
   const others = adapts ? (known ? [] : ["adam"]) : ["gradient-descent", "nesterov", ...(known ? [] : ["heavy-ball"])];
   const racers = [
@@ -19,8 +19,8 @@ export function raceFor(report) {
   const probe = compute(state, report);
   probe.racers.forEach((r, i) => {
     const half = r.atMost > 0 && r.atMost < Infinity ? r.atMost / 2 : 0.01,
-      lr = i === 0 && report.lr > 0 ? report.lr : half;
-    racers[i].p.lr = Number(lr.toPrecision(4));
+      told = [report.lr, own.changes.lr].find((lr) => lr > 0);
+    racers[i].p.lr = i === 0 && told ? told : Number(half.toPrecision(4));
   });
   state.start = [probe.components[0], probe.components[probe.components.length - 1]];
   return state;

@@ -1,11 +1,10 @@
 // A report of eigenstep, read with care: what is missing is left out, what is wrong is refused with a sentence.
 
-const KINDS = ["spectrum", "measurement", "density", "diagnosis", "recommendation", "monitor"];
-const MOST = 100e6,
-  LONGEST = 20000,
+import { COVERS, FILES, OPERATORS } from "./catalogue.js";
+import { ruleOfResult, ruleOfRun } from "./ownrule.js";
+
+const LONGEST = 20000,
   VALUES = 4000;
-const COVERS = ["all", "top", "bottom", "ends", "density"];
-const OPERATORS = { hessian: "Hessian", ggn: "Gauss-Newton matrix", preconditioned: "preconditioned Hessian" };
 const SPELT = { nan: NaN, inf: Infinity, "-inf": -Infinity };
 
 /** A report that cannot be used; the message says why and what to do. */
@@ -20,19 +19,21 @@ const finite = (value) => (Number.isFinite(number(value)) ? number(value) : null
 
 /** Read a file's text; `name` is only shown. */
 export function readReport(source, name) {
-  if (source.length > MOST)
+  if (source.length > FILES.most)
     throw new BadReport("The file is larger than 100 MB; save fewer steps, or a spectrum alone.");
   const [header, records] = parse(source);
-  if (!isObject(header) || header.format !== "eigenstep") {
+  if (!isObject(header) || header.format !== FILES.format) {
     throw new BadReport(
       "This is not a file of eigenstep: it has no “format”: “eigenstep”. Open what `eigenstep measure`, `diagnose`, `recommend` or a monitor wrote.",
     );
   }
-  if (header.version !== 1)
-    throw new BadReport(`Version ${show(header.version)} of the format is not known here; this page reads version 1.`);
+  if (header.version !== FILES.version)
+    throw new BadReport(
+      `Version ${show(header.version)} of the format is not known here; this page reads version ${FILES.version}.`,
+    );
   const kind = header.kind;
-  if (!KINDS.includes(kind))
-    throw new BadReport(`A file of kind ${show(kind)} cannot be explored; these can: ${KINDS.join(", ")}.`);
+  if (!FILES.kinds.includes(kind))
+    throw new BadReport(`A file of kind ${show(kind)} cannot be explored; these can: ${FILES.kinds.join(", ")}.`);
   const report = {
     kind,
     name: text(name, 120),
@@ -149,12 +150,12 @@ function readResult(report, kind, content) {
       if (at !== null || lr !== null) report.limits.push({ label: text(row.name, 60), eigenvalue: at, lr });
     }
     report.lr = finite(content.lr);
-    report.rule = limited(content.limit);
+    report.rule = ruleOfResult(content, report.lr, notes);
   } else if (kind === "recommendation") {
     const lr = finite(content.lr),
       [low, high] = list(content.interval).map(finite);
     report.lr = lr;
-    report.rule = limited(content.limit);
+    report.rule = ruleOfResult(content, report.lr, notes);
     report.title =
       lr === null
         ? "No lr is recommended."
@@ -171,6 +172,7 @@ function readResult(report, kind, content) {
       }
     }
   } else if (s) {
+    report.rule = ruleOfResult(content, null, notes);
     const known = `${s.values.length} eigenvalue${s.values.length > 1 ? "s" : ""}`;
     const of = `of the ${s.what}${s.dimension ? ` of ${s.dimension.toLocaleString("en-US")} parameters` : ""}`;
     report.title =
@@ -179,32 +181,6 @@ function readResult(report, kind, content) {
       notes.push(s.certified ? "Certified." : "Not certified: the residuals alone are known.");
   }
   for (const note of list(content.notes).slice(0, 6)) if (text(note)) notes.push(text(note, 300));
-}
-
-/** The rule that a limit is of; its momentum, which is not told, follows from lr (lambda + w) = 2 (1 + beta). */
-function limited(limit) {
-  const name = text(list(limit?.rules)[0], 40),
-    lr = finite(limit?.max_stable_lr),
-    sharpness = finite(limit?.sharpness);
-  if (!["momentum", "heavy-ball"].includes(name)) return name ? { name, changes: {} } : null;
-  if (!(lr > 0 && sharpness > 0)) return null;
-  const beta = (lr * (sharpness + (finite(limit.coupled_decay) ?? 0))) / 2 - 1;
-  return { name, changes: { momentum: Number(Math.min(Math.max(beta, 0), 0.99999).toPrecision(4)) } };
-}
-
-/** The rule of a torch optimizer's class name and settings as text. */
-function ruleOf(optimizer, told) {
-  const setting = (name) => finite(Number(told.match(new RegExp(`\\b${name}=([-+.\\de]+)`))?.[1] ?? NaN));
-  const pair = told
-      .match(/betas=\(([-+.\de]+), ([-+.\de]+)\)/)
-      ?.slice(1)
-      .map(Number),
-    momentum = setting("momentum");
-  if (optimizer !== "SGD")
-    return { name: optimizer.toLowerCase(), changes: pair ? { beta1: pair[0], beta2: pair[1] } : {} };
-  if (!momentum) return { name: "gradient-descent", changes: {} };
-  if (told.includes("nesterov=True")) return { name: "nesterov", changes: { momentum } };
-  return { name: "momentum", changes: { momentum, dampening: setting("dampening") ?? 0 } };
 }
 
 function readLog(report, header, records) {
@@ -249,8 +225,8 @@ function readLog(report, header, records) {
       },
       report.notes,
     );
-    report.rule = ruleOf(text(header.optimizer, 40), text(last.settings ?? header.settings, 300));
     report.lr = finite(last.lr);
+    report.rule = ruleOfRun(header, last, report.lr, report.notes);
     if (finite(last.max_stable_lr) !== null)
       report.limits.push({ label: "this run's optimizer", eigenvalue: null, lr: finite(last.max_stable_lr) });
   }

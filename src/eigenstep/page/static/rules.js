@@ -1,5 +1,7 @@
 // The update rules, each written once as couple, scale and move: the arithmetic of Python's eigenstep.rules.
 
+import { CATALOGUE } from "./catalogue.js";
+
 /** torch.lerp: from a towards b by w, in the form that is exact at both ends. */
 function lerp(a, b, w) {
   return w < 0.5 ? a + w * (b - a) : b - (b - a) * (1 - w);
@@ -42,9 +44,6 @@ function moveByMean(p, x, g, u, b, c, out) {
   out[0] = shrink(p, x) + (-p.lr * c[0] * out[1]) / u;
 }
 
-const decay = { weight_decay: 0, decoupled: false };
-const guard = { eps: 1e-8, delta: null };
-const betas = { beta1: 0.9, beta2: 0.999 };
 const moments = {
   buffers: () => 1,
   scales: () => 1,
@@ -67,13 +66,13 @@ function radamLength(p, t) {
   return t === Infinity ? top : top - (2 * t * p.beta2 ** t) / (1 - p.beta2 ** t);
 }
 
-// fields: hyperparameters with torch's defaults. buffers, scales: how many of each a setting keeps. coefficients: all
-// that depends on t (Infinity: the late limit). accumulate: takes a gradient into the scales s at i. unit: P there, with
-// the correction for t. move: writes the next point and buffer to out. A rule without `move` is not linear: it has `jump` instead.
+// fields, hyperparameters with torch's defaults, come from the catalogue. buffers, scales: how many of each a setting
+// keeps. coefficients: all that depends on t (Infinity: the late limit). accumulate: takes a gradient into the scales s
+// at i. unit: P there, with the correction for t. move: writes the next point and buffer to out. A rule without `move` is
+// not linear: it has `jump` instead.
 export const RULES = {
   "gradient-descent": {
     label: "gradient descent",
-    fields: { lr: 1e-3, ...decay },
     ...filter,
     buffers: () => 0,
     move(p, x, g, u, b, c, out) {
@@ -82,7 +81,6 @@ export const RULES = {
   },
   "heavy-ball": {
     label: "heavy ball",
-    fields: { lr: 1e-3, momentum: 0.9, ...decay },
     ...filter,
     buffers: () => 1,
     move(p, x, g, u, b, c, out) {
@@ -92,7 +90,6 @@ export const RULES = {
   },
   momentum: {
     label: "momentum (torch)",
-    fields: { lr: 1e-3, momentum: 0, dampening: 0, ...decay },
     ...filter,
     buffers: () => 1,
     coefficients: (p, t) => [t === 1 || p.momentum === 0 ? 1 : 1 - p.dampening, 0],
@@ -103,7 +100,6 @@ export const RULES = {
   },
   "ema-momentum": {
     label: "EMA momentum",
-    fields: { lr: 1e-3, momentum: 0.9, ...decay },
     ...filter,
     buffers: () => 1,
     move(p, x, g, u, b, c, out) {
@@ -113,7 +109,6 @@ export const RULES = {
   },
   nesterov: {
     label: "Nesterov",
-    fields: { lr: 1e-3, momentum: 0.9, ...decay },
     ...filter,
     buffers: () => 1,
     move(p, x, g, u, b, c, out) {
@@ -127,7 +122,6 @@ export const RULES = {
     buffers: () => 0,
     scales: () => 1,
     onlyGrows: true,
-    fields: { lr: 1e-2, lr_decay: 0, initial_accumulator_value: 0, ...decay, eps: 1e-10, delta: null },
     coefficients: (p, t) => [t === Infinity ? Number(p.lr_decay === 0) : 1 / (1 + (t - 1) * p.lr_decay), 0],
     accumulate(p, g, s, i) {
       s[0][i] += g * g;
@@ -139,7 +133,6 @@ export const RULES = {
   },
   rmsprop: {
     label: "RMSProp",
-    fields: { lr: 1e-2, alpha: 0.99, momentum: 0, centered: false, ...decay, ...guard },
     buffers: (p) => Number(p.momentum !== 0),
     scales: (p) => 1 + Number(p.centered),
     coefficients: none,
@@ -155,7 +148,6 @@ export const RULES = {
   },
   adam: {
     label: "Adam",
-    fields: { lr: 1e-3, ...betas, amsgrad: false, ...decay, ...guard },
     ...moments,
     scales: (p) => 1 + Number(p.amsgrad),
     accumulate(p, g, s, i) {
@@ -167,11 +159,9 @@ export const RULES = {
   adamw: {
     label: "AdamW",
     ...moments,
-    fields: { lr: 1e-3, ...betas, amsgrad: false, weight_decay: 1e-2, decoupled: true, ...guard },
   },
   adamax: {
     label: "Adamax",
-    fields: { lr: 2e-3, ...betas, ...decay, eps: 1e-8 },
     ...moments,
     accumulate(p, g, s, i) {
       s[0][i] = Math.max(s[0][i] * p.beta2, Math.abs(g) + p.eps);
@@ -180,7 +170,6 @@ export const RULES = {
   },
   nadam: {
     label: "NAdam",
-    fields: { lr: 2e-3, ...betas, momentum_decay: 4e-3, ...decay, ...guard },
     ...moments,
     coefficients(p, t, state) {
       if (t === Infinity) return [1 - p.beta1, p.beta1];
@@ -196,7 +185,6 @@ export const RULES = {
   },
   radam: {
     label: "RAdam",
-    fields: { lr: 1e-3, ...betas, ...decay, ...guard },
     ...moments,
     coefficients(p, t) {
       if (t === Infinity) return [1, 0];
@@ -213,7 +201,6 @@ export const RULES = {
   },
   "sign-descent": {
     label: "sign descent",
-    fields: { lr: 1e-3 },
     buffers: () => 0,
     scales: () => 0,
     jump(p, x, g, b, out) {
@@ -222,7 +209,6 @@ export const RULES = {
   },
   lion: {
     label: "Lion",
-    fields: { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0 },
     buffers: () => 1,
     scales: () => 0,
     jump(p, x, g, b, out) {
@@ -231,6 +217,7 @@ export const RULES = {
     },
   },
 };
+for (const [name, rule] of Object.entries(RULES)) rule.fields = CATALOGUE[name].fields;
 RULES.adamw.scales = RULES.adam.scales;
 RULES.adamw.accumulate = RULES.adam.accumulate;
 RULES.adamw.unit = RULES.adam.unit;
@@ -256,7 +243,7 @@ export function momentumField(rule) {
 /** The state of a rule before its first update, for n coordinates. */
 export function begin(rule, p, n) {
   const scales = Array.from({ length: rule.scales(p) }, () => new Float64Array(n));
-  if (p.initial_accumulator_value) scales[0].fill(p.initial_accumulator_value);
+  scales[0]?.fill(p.initial_accumulator_value ?? 0);
   return { t: 0, product: 1, buffer: new Float64Array(n), scales, unit: new Float64Array(n).fill(1) };
 }
 

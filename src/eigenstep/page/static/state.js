@@ -1,5 +1,6 @@
 // What the page shows, as plain data; and the same as the text behind # in the address, so that a link is a figure.
 
+import { HALF_OPEN } from "./catalogue.js";
 import { RULES, settings } from "./rules.js";
 
 export const SURFACES = { quadratic: "quadratic bowl", rosenbrock: "Rosenbrock's valley", "double-well": "two wells" };
@@ -36,31 +37,28 @@ export function racer(rule, changes = {}) {
   return { rule, p: settings(rule, changes) };
 }
 
-/** How far each number may go: what a link, a slider or a box may set. */
-export const RANGES = {
-  kappa: [1, 1e6],
-  angle: [-180, 180],
-  tolerance: [1e-300, 1e3],
-  steps: [10, 50000],
-  lr: [0, 1e6],
-  momentum: [0, 0.99999],
-  beta1: [0, 0.99999],
-  beta2: [0, 0.9999999],
-  alpha: [0, 0.9999999],
-  eps: [0, 1e6],
-  delta: [0, 1e6],
-  weight_decay: [0, 1e6],
-  dampening: [0, 1],
-  lr_decay: [0, 1e6],
-  initial_accumulator_value: [0, 1e9],
-  momentum_decay: [0, 1e6],
-};
+const OWN = { kappa: [1, 1e6], angle: [-180, 180], tolerance: [1e-300, 1e3], steps: [10, 50000] };
+const MOST = 1e12; // a hyperparameter beyond it trains nothing, and pictures of it would overflow
+
+/** How far each number may go, what a link, a slider or a box may set: [low, high, whether high itself may be]. */
+function range(name) {
+  if (Object.hasOwn(OWN, name)) return [...OWN[name], true];
+  const [low, high] = HALF_OPEN[name] ?? [null, null];
+  return [low ?? -MOST, high ?? MOST, high === null];
+}
+
+/** The same in words. */
+export function rangeWords(name) {
+  const [low, high, closed] = range(name);
+  return closed ? `from ${low} to ${high}` : `of at least ${low} and below ${high}`;
+}
 
 /** The number that a text holds if it lies in the range of that name, else undefined. */
 export function inRange(name, text) {
   const value = typeof text === "number" ? text : Number(String(text).trim().replace("−", "-"));
-  const [low, high] = RANGES[name] ?? [-1e6, 1e6];
-  return String(text).trim() !== "" && value >= low && value <= high ? value : undefined;
+  const [low, high, closed] = range(name);
+  const inside = value >= low && (closed ? value <= high : value < high);
+  return String(text).trim() !== "" && inside ? value : undefined;
 }
 
 /** The state as text, only what differs from the defaults. */
