@@ -225,7 +225,7 @@ def density(
                     krylov.expand(0, krylov.product(0))
                     work.tell(phase=f"probe {probe + 1} of {probes}", products=products + krylov.products)
             except KeyboardInterrupt:
-                if not nodes:
+                if not nodes or not work.outermost:
                     raise
                 break
             ritz = krylov.ritz()

@@ -170,7 +170,7 @@ def _rows(given: Tensor) -> Tensor:
 
 
 def _run(search: LanczosRun, work: Task, saver: Checkpoint | None) -> tuple[Ritz, bool]:
-    """Step until done; on Ctrl-C return what there is."""
+    """Step until done; on Ctrl-C return what there is, unless another call made this one: it is passed on then."""
     clock = Clock(search.aim.tol, search.aim.confirm)
     ritz = search.krylov.ritz() if search.krylov.m else None
     try:
@@ -182,7 +182,7 @@ def _run(search: LanczosRun, work: Task, saver: Checkpoint | None) -> tuple[Ritz
     except KeyboardInterrupt:
         if saver is not None and search.whole:
             saver.write(search)
-        if ritz is None or not search.whole:
+        if ritz is None or not search.whole or not work.outermost:
             raise
         return search.krylov.ritz(), True
     if saver is not None:

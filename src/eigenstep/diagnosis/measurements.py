@@ -218,6 +218,4 @@ class DiagnosisMeasurements:
             return None
 
     def _count(self, found: Measurement) -> None:
-        if found.provenance["interrupted"]:
-            raise KeyboardInterrupt
         self.products += int(found.provenance["products"])

@@ -18,6 +18,7 @@ from eigenstep.objective.data.stream import readable
 from eigenstep.objective.restore import same_random_state, seed_all
 from eigenstep.stability.joint_limit import Edge
 
+_NAMED = "diagnose: train"  # as the user gave them
 _PRODUCTS = 30  # a mini-batch's eigenvalue begins from the whole data's eigenvector, and needs few
 
 
@@ -67,13 +68,13 @@ def first_batches(data: Any, count: int) -> list[Any]:
 
     Raises InvalidValue for what can be read only once.
     """
-    data = readable(data)
+    data = readable(data, _NAMED)
     if is_one_batch(data):
         return [data]
     if isinstance(data, (list, tuple)):
         return list(data[:count])
-    refuse_one_shot(data)
-    with same_random_state(), same_hidden_state(data, []):
+    refuse_one_shot(data, _NAMED)
+    with same_random_state(), same_hidden_state(data, [], _NAMED):
         seed_all(0)
         seed_own(data)
         return list(itertools.islice(data, count))
@@ -87,8 +88,6 @@ def spread_of(objective: Objective, edge: Edge, batches: list[Any], start: Tenso
         norms.append(vec.norm(part.gradient()))
         operator = ScaledOperator(HessianOperator(part), edge.operator.unit)
         found = measure(operator, quick=True, start=start, tol=tol, seed=seed, max_products=_PRODUCTS)
-        if found.provenance["interrupted"]:
-            raise KeyboardInterrupt
         ratios.append(max(float(found.values[0]), 0.0))
         sizes.append(part.batches.counts[0])
         products += int(found.provenance["products"])

@@ -9,14 +9,19 @@ from torch.autograd.graph import get_gradient_edge
 
 from eigenstep.errors import Unsupported
 
-_NO_SECOND = (
-    "double backward",
-    "not implemented",
-    "once_differentiable",
-    "twice a function",
-    "higher order",
-    "does not require grad",
+# What torch says, in RuntimeErrors that have no type of their own, where there is no second derivative.
+_TORCH_SAYS = (
+    "double backward",  # a compiled graph; a kernel whose backward is its last
+    "not implemented",  # a derivative that nobody wrote, where it is not a NotImplementedError
+    "once_differentiable",  # an autograd function whose author said so
+    "twice a function",  # the same, from the node that torch puts in its place
+    "higher order",  # a transform that has one order only
+    "does not require grad",  # a gradient that was detached
 )
+
+
+class NoSecondDerivative(RuntimeError):
+    """Found here rather than by torch: something cannot be differentiated twice, or comes out wrong."""
 
 
 def derivatives(
@@ -42,13 +47,13 @@ def derivatives(
 
 
 def refuse_dead_ends(outputs: Sequence[Tensor]) -> None:
-    """Raise RuntimeError if a graph of first derivatives holds a node that may not be differentiated again.
+    """Raise NoSecondDerivative if a graph of first derivatives holds a node that may not be differentiated again.
 
     torch connects such nodes (once_differentiable) to nothing: asked for chosen inputs, its engine passes them by and
     returns a Hessian without them, in silence.
     """
     if any("Error" in node.name() or "NotImplemented" in node.name() for node in graph_of(outputs)):
-        raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
+        raise NoSecondDerivative("trying to differentiate twice a function that was marked with @once_differentiable")
 
 
 def custom_functions(loss: Tensor) -> set[str]:
@@ -84,8 +89,9 @@ def leaves_of(loss: Tensor) -> list[Tensor]:
 
 
 def has_no_second(error: Exception) -> bool:
-    """Whether an error of torch's says that something cannot be differentiated twice."""
-    return any(words in str(error) for words in _NO_SECOND)
+    """Whether an error says that something cannot be differentiated twice: by its type, else by torch's words."""
+    typed = isinstance(error, (NoSecondDerivative, NotImplementedError))
+    return typed or any(words in str(error) for words in _TORCH_SAYS)
 
 
 def first_line(error: Exception) -> str:

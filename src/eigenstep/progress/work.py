@@ -31,6 +31,7 @@ class Task:
         self.now = Progress(what=what)
         self.ahead = 0.0  # seconds still to come, as far as they are planned
         self.before: list[int] = []  # for each call under way inside this one, the products before it
+        self.inside = False  # whether it is made by another call, under a display of its own
         self._plan: tuple[float, float, str] = (0.0, 0.0, "")
         self._batches = 1
         self._worked = 0.0  # forward passes done,
@@ -40,6 +41,11 @@ class Task:
         self._looked = self.began
         self._reading = (self.began, 0)  # when the reading's clock began, and after which batch
         self._announced, self._phased, self._told_left = 0.0, False, False
+
+    @property
+    def outermost(self) -> bool:
+        """Whether the call under way is the user's own: Ctrl-C is caught by no other, which would go on without it."""
+        return not self.before and not self.inside
 
     def plan(self, each: float, assumed: str, fixed: float = 0.0) -> None:
         """State what will be done, in forward passes per batch of the data and in all, and the assumption in words.
@@ -156,6 +162,7 @@ def task(what: str, progress: Watch | bool | None = None, shorter: str = "sample
             outer.before.pop()
         return
     own = Task(what, progress, shorter)
+    own.inside = outer is not None
     token = _current.set(own)
     try:
         yield own

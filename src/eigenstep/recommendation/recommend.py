@@ -82,44 +82,61 @@ def recommend(
         work.plan(0.0, f"{total} training steps, and what is measured beside them", total * GRADIENT + beside)
         work.tell(phase="the start", done=0, total=total, unit="training steps")
         for number, (each, settings) in enumerate(variants):
-            if answers and answers[-1].missing is not None and answers[-1].missing.startswith("interrupted"):
-                break
             seconds = FAST_SECONDS / len(variants) if fast else None
             allowed = Budget(steps, seconds, _shifted(work, number * steps))
-            answers.append(_one(objective, each, stream, allowed, settings, horizon, clip, fast, seed))
+            rehearsal = Rehearsal(objective, each, stream, allowed, clip=clip, seed=seed)
+            attempt = _Attempt(rehearsal, settings, horizon, fast)
+            try:
+                attempt.run()
+            except KeyboardInterrupt:
+                if not attempt.stopped():
+                    raise
+            answers.append(attempt.answer())
+            if attempt.interrupted:
+                break
     return answers[0] if len(answers) == 1 else best_of(answers, len(variants))
 
 
-def _one(
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    stream: Stream,
-    budget: Budget,
-    settings: Mapping[str, float],
-    horizon: int,
-    clip: float | None,
-    fast: bool,
-    seed: int,
-) -> Recommendation:
-    """The answer for one optimizer at one momentum."""
-    rehearsal = Rehearsal(objective, optimizer, stream, budget, clip=clip, seed=seed)
-    was_zero = replace_zero_lrs(rehearsal.optimizer)
-    put_momentum(rehearsal.optimizer, settings.get("momentum"))
-    measured = StartMeasurements(was_zero)
-    measured.notes += filter(None, [objective.batches.intake.note()])
-    search: LrSearch | None = None
-    with rehearsal.session():
-        try:
-            measured.look(rehearsal, fast)
-            search = LrSearch(
-                rehearsal, measured.first_guess(rehearsal.optimizer), fast, horizon, watch=measured.follow
-            )
+class _Attempt:
+    """The search for one optimizer at one momentum, which an interrupt may end anywhere: what is known then is used."""
+
+    def __init__(self, rehearsal: Rehearsal, settings: Mapping[str, float], horizon: int, fast: bool) -> None:
+        self.rehearsal, self.settings, self.horizon, self.fast = rehearsal, settings, horizon, fast
+        self.measured = StartMeasurements(replace_zero_lrs(rehearsal.optimizer))
+        put_momentum(rehearsal.optimizer, settings.get("momentum"))
+        self.measured.notes += filter(None, [rehearsal.objective.batches.intake.note()])
+        self.search: LrSearch | None = None
+        self.interrupted = False
+        self._begun = self._searching = False
+
+    def run(self) -> None:
+        """Measure the start, search, and look at the end."""
+        rehearsal, measured = self.rehearsal, self.measured
+        with rehearsal.session():
+            self._begun = True
+            measured.look(rehearsal, self.fast)
+            guess = measured.first_guess(rehearsal.optimizer)
+            self.search = LrSearch(rehearsal, guess, self.fast, self.horizon, watch=measured.follow)
+            self._searching = True
             if measured.bottomless is None:
-                search.run()
-            measured.find_zero_gradient(search)
-        except KeyboardInterrupt:
-            measured.notes.append("interrupted while the start was being measured")
-    return answer(rehearsal, search, measured, settings, horizon, time.perf_counter() - budget.began)
+                self.search.run()
+            self._searching = False
+            measured.find_zero_gradient(self.search)
+
+    def stopped(self) -> bool:
+        """Note where an interrupt came; return whether there is anything to answer with."""
+        self.interrupted = True
+        if self._searching and self.search is not None:
+            self.search.missing = f"interrupted, {self.search.stage}"
+        else:
+            what = "start was being measured" if self.search is None else "parameters without a gradient were counted"
+            self.measured.notes.append(f"interrupted while the {what}")
+        return self._begun
+
+    def answer(self) -> Recommendation:
+        """Everything that is known, put together."""
+        seconds = time.perf_counter() - self.rehearsal.budget.began
+        return answer(self.rehearsal, self.search, self.measured, self.settings, self.horizon, seconds)
 
 
 def _refuse(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eigenstep.bridge.param_groups import params_of, set_lr
-from eigenstep.errors import EigenstepError, InvalidValue
+from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective, restore, world
 from eigenstep.objective.data.batch import fingerprint
 from eigenstep.objective.data.batches import is_one_batch
@@ -21,6 +21,7 @@ from eigenstep.progress import GRADIENT, spent
 from eigenstep.stability.copies import copied, take_step
 from eigenstep.stability.critical import GIVE_A_FLOOR
 
+_NAMED = "recommend: train"  # as the user gave it
 PROBE_BATCHES = 16  # of the objective's batches, evenly spread, are the probe; with fewer, all
 _WILD = (
     1e6  # sizes of the problem; a mini-batch's loss so far above the first will not come back, so far below: no floor
@@ -46,11 +47,10 @@ class Stream:
         self.kept: list[Any] = []
         self.full, self._held = False, 0.0
         self._iterator: Iterator[Any] | None = None
-        with _renamed():
-            self.source = readable(train)
-            self.one = is_one_batch(self.source)
-            if not self.one:
-                refuse_one_shot(self.source)
+        self.source = readable(train, _NAMED)
+        self.one = is_one_batch(self.source)
+        if not self.one:
+            refuse_one_shot(self.source, _NAMED)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -58,7 +58,7 @@ class Stream:
         if self.one or isinstance(self.source, (list, tuple)):
             yield
             return
-        with _renamed(), same_hidden_state(self.source, []):
+        with same_hidden_state(self.source, [], _NAMED):
             try:
                 yield
             finally:
@@ -89,18 +89,6 @@ class Stream:
             self.full = self._held > self.memory
             return
         raise InvalidValue("recommend: train has no batches; give a loader or list of mini-batches with some")
-
-
-@contextmanager
-def _renamed() -> Iterator[None]:
-    """Let errors about the loader name it as the user does."""
-    try:
-        yield
-    except EigenstepError as error:
-        if not str(error).startswith("Objective: "):
-            raise
-        text = str(error).removeprefix("Objective: ").removeprefix("data is ")
-        raise type(error)(f"recommend: train: {text}") from error
 
 
 class Budget:

@@ -58,8 +58,6 @@ class LrSearch:
             self.unbounded = str(seen)
         except Spent as spent:
             self.missing = f"{spent}, {self.stage}"
-        except KeyboardInterrupt:
-            self.missing = f"interrupted, {self.stage}"
 
     def good(self) -> list[int]:
         """The exponents whose runs lowered the loss, in order."""

@@ -187,13 +187,11 @@ def limit_now(
 
 
 def _eigen(objective: Objective, operator: Operator, start: Measurement | None, options: Any) -> Measurement:
-    """The operator's largest eigenvalue, its vectors named; Ctrl-C goes on to the caller."""
+    """The operator's largest eigenvalue, its vectors named."""
     if start is not None and start.names != objective.names:  # parameters were frozen or unfrozen in between
         start = None
     warm = None if start is None or start.vectors is None or not bool(start.vectors.any()) else start
     found = measure(operator, vectors=True, start=warm, **options)
-    if found.provenance["interrupted"]:
-        raise KeyboardInterrupt
     shapes = tuple(tuple(p.shape) for p in objective.params)
     provenance = {**found.provenance, **data_of(objective)}
     return replace(found, names=objective.names, shapes=shapes, notes=objective.notes, provenance=provenance)

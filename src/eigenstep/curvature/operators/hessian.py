@@ -12,7 +12,14 @@ from eigenstep.curvature.operators.operator import Operator
 from eigenstep.curvature.operators.tangent import tangent_of
 from eigenstep.errors import UnknownName, Unsupported
 from eigenstep.objective.checks import announce, refuse_change
-from eigenstep.objective.graph import custom_functions, derivatives, first_line, has_no_second, refuse_dead_ends
+from eigenstep.objective.graph import (
+    NoSecondDerivative,
+    custom_functions,
+    derivatives,
+    first_line,
+    has_no_second,
+    refuse_dead_ends,
+)
 from eigenstep.objective.memory import free_bytes, refuse_if_too_much
 from eigenstep.objective.objective import Objective
 from eigenstep.progress import PRODUCT, over
@@ -173,7 +180,7 @@ class HessianOperator(Operator):
         return product
 
     def _verify(self, vector: Tensor, product: Tensor) -> None:
-        """Compare a first product with differences; RuntimeError when a custom function's derivatives mislead."""
+        """Compare a first product with differences; NoSecondDerivative when a custom function's derivatives mislead."""
         names, self._suspects = ", ".join(sorted(self._suspects)), set()
         known = self.objective.verified
         if names not in known:
@@ -198,7 +205,7 @@ class HessianOperator(Operator):
                 return None
             if not differences.surrogate():
                 size = max(vec.norm(rough), vec.norm(product))
-                raise RuntimeError(
+                raise NoSecondDerivative(
                     f"double backward through {names} is wrong: its products are off by {off / size:.2g}"
                 )
         return (

@@ -19,24 +19,24 @@ from eigenstep.errors import InvalidValue, Unsupported
 _PLAIN = (int, float, complex, str, bytes, type(None))
 _RANDOM = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _OPAQUE = (Dataset, nn.Module, type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+DATA = "Objective: data"  # what messages call the data, unless they were given under another name
 _LARGE = 10**6  # entries of an array from which it is taken for data, not for state
 
 
-def refuse_one_shot(data: Any) -> None:
-    """Raise for data that can be gone through only once, or whose samplers hide a live iterator."""
+def refuse_one_shot(data: Any, named: str = DATA) -> None:
+    """Raise for data that can be gone through only once, or whose samplers hide a live iterator, under its name."""
     if isinstance(data, Iterator):
         raise InvalidValue(
-            f"Objective: data is a {type(data).__name__}, which can be read only once; pass the loader or list "
+            f"{named} is a {type(data).__name__}, which can be read only once; pass the loader or list "
             "itself, or list(...) of a few batches"
         )
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         raise InvalidValue(
-            f"Objective: data is a {type(data).__name__} of single samples; wrap it: DataLoader(dataset, "
-            "batch_size=...)"
+            f"{named} is a {type(data).__name__} of single samples; wrap it: DataLoader(dataset, batch_size=...)"
         )
     if isinstance(data, DataLoader) and data._iterator is not None:
         raise InvalidValue(
-            "Objective: data is a DataLoader with persistent workers and a live iterator, which reading would reset; "
+            f"{named} is a DataLoader with persistent workers and a live iterator, which reading would reset; "
             "pass list(...) of a few batches, or a second loader"
         )
     for name, holder in holders(data):
@@ -44,7 +44,7 @@ def refuse_one_shot(data: Any) -> None:
             for inner in _within(value, set()) if _may_hide(holder) else (value,):
                 if isinstance(inner, Iterator):
                     raise InvalidValue(
-                        f"Objective: {name} keeps a live {type(inner).__name__} in .{key}, which reading would "
+                        f"{named}: {name} keeps a live {type(inner).__name__} in .{key}, which reading would "
                         "advance; pass list(...) of a few batches"
                     )
 
@@ -64,7 +64,7 @@ def subset_note(data: Any) -> str | None:
 
 
 @contextmanager
-def same_hidden_state(data: Any, changed: list[str]) -> Iterator[None]:
+def same_hidden_state(data: Any, changed: list[str], named: str = DATA) -> Iterator[None]:
     """Put the generators and attributes of a loader's parts back as they were.
 
     Raises Unsupported, afterwards, for a part that changes what its attributes hold, and lists it in `changed`.
@@ -72,7 +72,7 @@ def same_hidden_state(data: Any, changed: list[str]) -> Iterator[None]:
     seeds = [(g, _get_state(g)) for g in generators(data)]
     parts = [(name, holder, attributes(holder)) for name, holder in holders(data)]
     inner = [
-        (name, key, value, _copied(name, key, value), _state(value, set()))
+        (name, key, value, _copied(f"{named}: {name}", key, value), _state(value, set()))
         for name, holder, held in parts
         if _may_hide(holder)
         for key, value in held.items()
@@ -102,7 +102,7 @@ def same_hidden_state(data: Any, changed: list[str]) -> Iterator[None]:
                 if vars(holder).get(key) is not value:
                     holder.__dict__[key] = value
     if changed[hidden:]:
-        raise Unsupported(f"Objective: {changed[hidden]} when it is read; pass list(...) of a few batches")
+        raise Unsupported(f"{named}: {changed[hidden]} when it is read; pass list(...) of a few batches")
 
 
 def seed_own(data: Any) -> None:
@@ -114,7 +114,7 @@ def seed_own(data: Any) -> None:
 
 def holders(data: Any) -> list[tuple[str, Any]]:
     """The parts of a loader that may carry state: itself, its samplers, its dataset."""
-    found = [(f"data ({type(data).__name__})", data)]
+    found = [(f"the loader ({type(data).__name__})", data)]
     if isinstance(data, DataLoader):
         parts = {"sampler": data.sampler, "batch_sampler": data.batch_sampler, "dataset": data.dataset}
         inner = getattr(data.batch_sampler, "sampler", None)
@@ -186,7 +186,7 @@ def _copied(name: str, key: str, value: Any) -> Any:
         return copy.deepcopy(value, memo)
     except Exception as error:
         raise Unsupported(
-            f"Objective: {name} holds a {type(value).__name__} in .{key}, whose state cannot be kept ({error}); pass "
+            f"{name} holds a {type(value).__name__} in .{key}, whose state cannot be kept ({error}); pass "
             "list(...) of a few batches"
         ) from error
 

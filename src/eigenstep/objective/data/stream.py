@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from eigenstep.errors import InvalidValue
 from eigenstep.objective.data.batch import part, samples
+from eigenstep.objective.data.loader import DATA
 from eigenstep.objective.memory import in_words
 
 STREAM = 4096  # samples of a stream: a mean over them is off by 1/64 of their spread, about what `tol` allows anyway
@@ -117,13 +118,13 @@ class Afresh(Iterable[Any]):
         return self.function()
 
 
-def readable(data: Any) -> Any:
+def readable(data: Any, named: str = DATA) -> Any:
     """The data, a generator function as something to go through again; InvalidValue for any other function."""
     if inspect.isgeneratorfunction(data):
         return Afresh(data)
     if isinstance(data, (types.FunctionType, types.MethodType, functools.partial)):
         raise InvalidValue(
-            "Objective: data is a function; give what it returns (a loader, a list of batches), or a function that "
+            f"{named} is a function; give what it returns (a loader, a list of batches), or a function that "
             "yields batches"
         )
     return data
