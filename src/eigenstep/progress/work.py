@@ -155,21 +155,25 @@ def task(what: str, progress: Watch | bool | None = None, shorter: str = "sample
         raise InvalidValue(f"{what}: progress={progress!r} must be True, False, None or a function of a Progress")
     outer = _current.get()
     if outer is not None and progress is None:
-        outer.before.append(outer.now.products)
+        depth = len(outer.before)
         try:
+            outer.before.append(outer.now.products)
             yield outer
         finally:
-            outer.before.pop()
+            del outer.before[depth:]
         return
     own = Task(what, progress, shorter)
     own.inside = outer is not None
-    token = _current.set(own)
     try:
-        yield own
-        own.display.end(own.now._replace(seconds=perf_counter() - own.began))
-    finally:
-        _current.reset(token)
-        own.display.close()
+        try:
+            _current.set(own)
+            yield own
+            own.display.end(own.now._replace(seconds=perf_counter() - own.began))
+        finally:
+            _current.set(outer)
+            own.display.close()
+    finally:  # an interrupt may have cut the first short
+        _current.set(outer)
 
 
 def over(batches: Iterable[T], number: int, cost: float) -> Iterator[T]:
