@@ -293,7 +293,7 @@ def _checked(where: str, name: str, value: Any) -> Number:
         number = value if isinstance(value, (int, float)) else float(value)
     else:
         try:
-            tensor = torch.as_tensor(value).detach()
+            tensor = (value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")).detach()
         except (TypeError, ValueError, RuntimeError):
             tensor = torch.empty(0, dtype=torch.bool)
         if tensor.dtype == torch.bool or tensor.is_complex() or tensor.numel() == 0:
@@ -303,7 +303,7 @@ def _checked(where: str, name: str, value: Any) -> Number:
     low, high = _RANGES.get(name, (-math.inf, math.inf))
     if not isinstance(number, Tensor) and low <= number < high and math.isfinite(number):
         return number
-    inside = torch.as_tensor(number, dtype=torch.float64)
+    inside = torch.as_tensor(number, dtype=torch.float64, device=None if isinstance(number, Tensor) else "cpu")
     outside = ~((inside >= low) & (inside < high) & inside.isfinite())
     if bool(outside.any()):
         shown = (

@@ -166,6 +166,8 @@ class HessianOperator(Operator):
         if new:
             self._custom |= (found := custom_functions(loss))
             self._suspects |= found
+            if found:  # their forward passes leave the graph by themselves
+                self._custom, self._suspects = self._custom - {STOPPED}, self._suspects - {STOPPED}
         live = [(g, k) for k, g in enumerate(grads) if g.requires_grad]
         if not live:
             return lambda parts, again: [torch.zeros_like(p) for p in params]
