@@ -129,7 +129,7 @@ def test_kinks_are_seen_by_the_finite_step() -> None:
     x = torch.ones(1, 1, dtype=F64)
     found = es.diagnose(es.Objective(net, kinked, x), torch.optim.SGD(net.parameters(), lr=50.0))
     assert found.direction is not None and found.direction.smooth is False
-    assert "DISAGREE" in repr(found)
+    assert "DISAGREE" in str(found)
 
 
 def test_mixed_groups_have_a_limit_and_say_what_they_lack() -> None:

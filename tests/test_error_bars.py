@@ -136,7 +136,7 @@ def test_the_share_below_says_what_the_nodes_leave_open() -> None:
                 assert low <= truth <= high and abs(value - truth) <= error + 1e-12
                 off = max(off, abs(value - truth))
     assert off > 0.2  # no small matter: half the mass at 0, and a sign that rounding decides
-    assert "95% interval" in repr(found)
+    assert "95% interval" in str(found)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -185,7 +185,7 @@ def test_a_loaded_density_has_the_error_bars_that_were_saved(tmp_path: Path) -> 
     found = density(diagonal(harmonic(50)), probes=3, steps=4)
     found.save(tmp_path / "density.json")
     again = Density.load(tmp_path / "density.json")
-    assert again.interval(lambda x: x) == found.interval(lambda x: x) and repr(again) == repr(found)
+    assert again.interval(lambda x: x) == found.interval(lambda x: x) and str(again) == str(found)
     assert again.mass_below(0.1) == found.mass_below(0.1)
     blind = replace(found, probe=None, provenance={})
     assert math.isnan(blind.interval(lambda x: x)[0]) and blind.mass_interval(0.1) == (0.0, 1.0)

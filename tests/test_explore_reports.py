@@ -16,13 +16,13 @@ HOSTILE = '</script><img src=x onerror="document.title=1"><a href="https://evil.
 
 REPORTS: dict[str, str] = {
     "spectrum": envelope(
-        "spectrum", es.Spectrum.from_eigenvalues([9.0, 4.0, -1.0], covers="ends", dimension=50).as_dict
+        "spectrum", es.Spectrum.from_eigenvalues([9.0, 4.0, -1.0], covers="ends", dimension=50).as_dict()
     ),
     "preconditioned": envelope(
         "spectrum",
         es.Spectrum.from_eigenvalues(
             [300.0, 20.0], covers="top", dimension=50, operator="preconditioned", preconditioner={"rule": "adam"}
-        ).as_dict,
+        ).as_dict(),
     ),
     "recommendation": envelope(
         "recommendation",
@@ -38,7 +38,7 @@ REPORTS: dict[str, str] = {
             # of the edge operator, as advice holds it: its eigenvalue is a stability ratio, not a sharpness
             "spectrum": es.Spectrum.from_eigenvalues(
                 [0.3], covers="top", dimension=50, operator="preconditioned", preconditioner={"edge": True}
-            ).as_dict,
+            ).as_dict(),
         },
     ),
     "monitor": '{"format":"eigenstep","version":1,"kind":"monitor","optimizer":"SGD",'

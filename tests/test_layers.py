@@ -5,17 +5,19 @@ from pathlib import Path
 
 import eigenstep
 
-GROUND = {"errors", "files", "html", "rules", "spectrum", "draw", "progress"}
+GROUND = {"errors", "files", "html", "rules", "plain", "result", "spectrum", "draw", "progress"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "html": {"files"},
     "rules": {"errors"},
-    "spectrum": {"errors", "files"},
+    "plain": {"errors", "files", "rules"},
+    "result": {"errors", "files", "html", "plain"},
+    "spectrum": {"errors", "files", "draw", "plain", "result"},
     "draw": {"errors", "files"},
     "progress": {"errors"},
     "bridge": {"errors", "rules"},
-    "theory": {"errors", "files", "rules", "spectrum", "draw"},
+    "theory": GROUND,
     "problems": GROUND,
     "simulation": GROUND | {"problems"},
     "objective": GROUND,

@@ -166,7 +166,7 @@ def test_reports_are_refused_with_a_sentence(tmp_path: Path, content: str, says:
 
 
 def test_the_command_exports(tmp_path: Path) -> None:
-    saved = write(tmp_path / "s.json", envelope("spectrum", es.Spectrum.from_eigenvalues([1.0, 3.0]).as_dict))
+    saved = write(tmp_path / "s.json", envelope("spectrum", es.Spectrum.from_eigenvalues([1.0, 3.0]).as_dict()))
     result = CliRunner().invoke(main, ["explore", str(saved), "--export", str(tmp_path / "page.html")])
     assert result.exit_code == 0, result.output
     assert "page.html" in result.stdout

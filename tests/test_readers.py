@@ -33,7 +33,7 @@ def whole(loaded: es.Spectrum) -> None:
     """What a reader may ask of a spectrum that was loaded."""
     assert all(isinstance(text, str) for text in (str(loaded), repr(loaded)))
     assert loaded.largest is None or isinstance(loaded.largest, float)
-    assert json.dumps(loaded.as_dict) and len(loaded) == len(list(loaded))
+    assert json.dumps(loaded.as_dict()) and len(loaded) == len(list(loaded))
     assert loaded.condition is None or loaded.condition >= 1
     with suppress(es.EigenstepError):
         es.predict(es.GradientDescent(lr=0.1), loaded)

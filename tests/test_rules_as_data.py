@@ -164,7 +164,7 @@ def test_every_result_names_its_rule(name: str) -> None:
     assert found["rules"] == [{**told[0], "lr": found["lr"]}]
     if rule.adaptive:
         spectrum = es.measure(objective, optimizer=optimizer)
-        assert json.loads(json.dumps(spectrum.as_dict["preconditioner"]))["rules"] == told
+        assert json.loads(json.dumps(spectrum.as_dict()["preconditioner"]))["rules"] == told
 
 
 def test_groups_keep_their_ratio_in_what_is_recommended() -> None:

@@ -90,7 +90,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
         provenance={"seed": 1, "converged": True},
     )
     spectrum.save(tmp_path / "s.json")
-    assert es.Spectrum.load(tmp_path / "s.json").as_dict == spectrum.as_dict
+    assert es.Spectrum.load(tmp_path / "s.json").as_dict() == spectrum.as_dict()
     assert [p.name for p in tmp_path.iterdir()] == ["s.json"]
     head = json.loads((tmp_path / "s.json").read_text())
     assert (head["format"], head["version"], head["kind"]) == ("eigenstep", 1, "spectrum")
@@ -114,12 +114,12 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
         ('{"format": "eigenstep", "version": 2, "kind": "spectrum"}', "version 2"),
         ('{"format": "eigenstep", "version": 1, "kind": "article"}', "'article'"),
         ('{"format": "eigenstep", "version": 1, "kind": "spectrum", "values": [1]}', "lacks bounds"),
-        (json.dumps(es.Spectrum.from_eigenvalues([1.0]).as_dict | {"values": [None]}), "not a file"),
+        (json.dumps(es.Spectrum.from_eigenvalues([1.0]).as_dict() | {"values": [None]}), "not a file"),
     ):
         path.write_text(text)
         with pytest.raises(es.BadFile, match=says):
             es.Spectrum.load(path)
-    content = es.Spectrum.from_eigenvalues([1.0]).as_dict
+    content = es.Spectrum.from_eigenvalues([1.0]).as_dict()
     for spoiled in ({"values": [None]}, {"values": "abc"}, {"weights": [1, 2]}, {"covers": "x"}, {"dimension": "n"}):
         write_envelope(path, "spectrum", {**content, **spoiled})
         with pytest.raises(es.BadFile, match="not a usable spectrum"):

@@ -291,7 +291,7 @@ def test_every_result_says_what_was_taken() -> None:
     for result in results:
         notes = result.provenance["notes"] if hasattr(result, "provenance") else result.notes
         assert any(note.startswith("data: the first 256 samples") for note in notes), type(result)
-    assert "the first 256 samples" in repr(results[1])
+    assert "the first 256 samples" in str(results[1])
     edge = results[3].edge
     assert edge.provenance["samples"]["taken"] == 256
 

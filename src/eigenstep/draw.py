@@ -114,6 +114,35 @@ def curve(
     return ax
 
 
+def stems(x: Any, y: Any, bounds: Any, ax: "Axes | None" = None) -> "Axes":
+    """Draw values y (k,) over places x (k,) as stems from zero, each with its bound (k,).
+
+    >>> len(stems([1, 2], [4.0, 3.0], [0.1, 0.2]).collections) > 0
+    True
+    """
+    ax = _axes(ax)
+    xs, ys = _array(x, 1), _array(y, 1)
+    ax.vlines(xs, 0, ys, color=BLUE, linewidth=1.0, alpha=0.5)
+    ax.errorbar(xs, ys, _array(bounds, 1), fmt="o", color=BLUE, markersize=3, capsize=2.5, linewidth=0.9)
+    return ax
+
+
+def ranges(rows: Mapping[str, tuple[float, float, float]], ax: "Axes | None" = None) -> "Axes":
+    """Draw numbers one below the other, each (value, low, high) a dot on its interval; what is not finite is left out.
+
+    >>> [text.get_text() for text in ranges({"lr": (0.1, 0.05, 0.2)}).get_yticklabels()]
+    ['lr']
+    """
+    ax = _axes(ax)
+    for place, row in enumerate(rows.values()):
+        value, low, high = (number if np.isfinite(number) else np.nan for number in row)
+        ax.plot([low, high], [place, place], color=BLUE, linewidth=2.5, alpha=0.5, solid_capstyle="butt")
+        ax.plot([value], [place], color=BLUE, marker="o", markersize=4)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    return ax
+
+
 def contours(x: Any, y: Any, loss: Any, ax: "Axes | None" = None, *, levels: int = 14) -> "Axes":
     """Draw contours of a loss (len(y), len(x)) at levels that are evenly spaced in its square root.
 

@@ -1,14 +1,16 @@
-"""One self-contained HTML page out of text, tables, code and figures: no script, no link, every string escaped."""
+"""HTML: a self-contained page, and a result for a notebook; no script, no link, every string escaped."""
 
 import html
 import io
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Self
 
 from eigenstep.files import write_whole
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from matplotlib.figure import Figure
 
 _STYLE = """
@@ -20,6 +22,26 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .75rem .25rem 0;
 border-bottom: 1px solid #ddd; vertical-align: top; } th { font-weight: 600; }
 pre { background: #f4f4f4; padding: .75rem 1rem; overflow-x: auto; } svg { max-width: 100%; height: auto; }
+"""
+
+_FRAGMENT = """
+<div>
+<p><b>{{ sentence }}</b></p>
+{% if rows %}
+<table>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+{% endif %}
+{% if table %}
+<table>
+<tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in table %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endif %}
+{% for note in notes %}
+<p><small>{{ note }}</small></p>
+{% endfor %}
+</div>
 """
 
 
@@ -90,3 +112,25 @@ def svg(figure: "Figure") -> str:
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     return text[text.index("<svg") :]
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment
+
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_FRAGMENT)
+
+
+def fragment(
+    sentence: str,
+    rows: Sequence[Sequence[str]] = (),
+    columns: Sequence[str] = (),
+    table: Sequence[Sequence[str]] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """Return a result as a piece of HTML for a notebook: a sentence, pairs, a table, notes; every string escaped.
+
+    >>> "a &lt; b" in fragment("a < b") and "<table>" in fragment("", rows=[("lr", "0.1")])
+    True
+    """
+    return _template().render(sentence=sentence, rows=rows, columns=columns, table=table, notes=notes)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eigenstep.errors import InvalidValue, UnknownName
 from eigenstep.problems import Problem
+from eigenstep.result import Result, Words, number
 from eigenstep.rules import Rule, State
 
 MISSING = -1
@@ -19,8 +20,8 @@ Count = int | None | Tensor
 _KEPT = ("losses", "radii", "points")
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
+@dataclass(frozen=True, eq=False, repr=False)
+class Run(Result):
     """What `simulate` found: for one run numbers and None; for lanes of shape B int64 tensors, -1 standing for None.
 
     steps: first update after which the tolerance was met (0: at the start). last_above: last update after which it
@@ -30,6 +31,8 @@ class Run:
     points (B..., K + 1, n), K the updates of the longest lane; a lane that ended earlier repeats its last row. Nothing
     here is nan or infinite.
     """
+
+    kind: ClassVar[str] = "run"
 
     rule: Rule
     problem: str
@@ -67,6 +70,47 @@ class Run:
         if isinstance(self.steps, Tensor):
             return torch.where(self.steps != MISSING, self.steps + 1, torch.as_tensor(self.left))
         return self.left if self.steps is None else self.steps + 1
+
+    def words(self) -> Words:
+        """Return what became of each lane."""
+        lanes = self.final.shape[:-1]
+        table: dict[str, list[Any]] = {}
+        if lanes:
+            counts = {"steps": self.steps, "settled": self.settled, "left": self.left}
+            columns = {name: _lanes(count, lanes) for name, count in counts.items()}
+            loss = torch.as_tensor(self.final_loss).expand(lanes).flatten().tolist()
+            table = {"lane": list(range(lanes.numel())), **columns, "final loss": loss}
+            met, gone = (sum(c is not None for c in columns[name]) for name in ("steps", "left"))
+            fate = f"{lanes.numel():,} lanes: {met:,} met the tolerance, {gone:,} left"
+        else:
+            counted = {"met the tolerance after": self.steps, "stays there from": self.settled, "left after": self.left}
+            known = [f"{words} {count} updates" for words, count in counted.items() if count is not None]
+            fate = f"{', '.join(known) or f'{self.max_steps:,} updates'}; final loss {number(float(self.final_loss))}"
+        if not lanes and self.losses is not None:
+            table = {"update": list(range(len(self.losses))), "loss": self.losses.tolist()}
+        where = f" on {self.problem}: {fate}"
+        return Words(f"{self.rule.name}{where}", f"{self.rule!r}{where}", (), table)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the losses where they were kept (the first six lanes), else each lane's final loss; return the axes."""
+        from eigenstep import draw
+
+        if self.losses is None:
+            final = torch.as_tensor(self.final_loss).reshape(-1)
+            log: Any = "y" if bool((final > 0).all()) else ""
+            return draw.describe(draw.curve(final, ax=ax, look="dots"), "lane", "final loss", self.problem, log=log)
+        ax = draw.panels()[1][0] if ax is None else ax
+        rows = self.losses.reshape(-1, self.losses.shape[-1])
+        for row, color in zip(rows, draw.PALETTE, strict=False):
+            draw.curve(row, None, ax, color=color)
+        return draw.describe(ax, "updates", "loss", self.problem, log="y" if bool((rows > 0).all()) else "")
+
+
+def _lanes(count: Count, lanes: torch.Size) -> list[int | None]:
+    """A count of each lane, flat; None where it is missing."""
+    if count is None:
+        return [None] * lanes.numel()
+    return [None if n == MISSING else n for n in torch.as_tensor(count).expand(lanes).flatten().tolist()]
 
 
 def simulate(

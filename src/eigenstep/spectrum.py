@@ -1,17 +1,17 @@
 """Spectrum, where measuring ends and predicting begins."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
-from eigenstep.errors import BadFile, InvalidValue
-from eigenstep.files import read_envelope, shown, write_envelope, wrong_field
+from eigenstep.errors import InvalidValue
+from eigenstep.files import wrong_field
+from eigenstep.plain import plain
+from eigenstep.result import Result, Words
 
 Covers = Literal["all", "top", "bottom", "ends", "density"]
 Operator = Literal["hessian", "ggn", "preconditioned"]
@@ -26,8 +26,12 @@ _PROVENANCE: dict[str, Any] = {  # of those that are there
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Spectrum:
+_FILLED: Any = None  # a field that __post_init__ fills in where it is not given
+WHAT = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "preconditioned": "preconditioned Hessian"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectrum(Result):
     """Eigenvalues of a curvature operator, how well each is known, and which part of the whole they cover.
 
     values: (n,) float64, in the order given, never re-sorted. bounds: (n,) half-widths: some eigenvalue lies within
@@ -43,10 +47,12 @@ class Spectrum:
     100.0
     """
 
+    kind: ClassVar[str] = "spectrum"
+
     values: Tensor
-    bounds: Tensor | None = None
-    weights: Tensor | None = None
-    dimension: int | None = None
+    bounds: Tensor = _FILLED
+    weights: Tensor = _FILLED
+    dimension: int = _FILLED
     covers: Covers = "all"
     operator: Operator = "hessian"
     preconditioner: Mapping[str, Any] | None = None
@@ -155,44 +161,42 @@ class Spectrum:
             return None
         return math.inf if self.smallest == 0 else self.largest / self.smallest
 
-    @cached_property
     def as_dict(self) -> dict[str, Any]:
-        """The spectrum as plain data, for the file envelope."""
-        assert self.bounds is not None and self.weights is not None  # settled in __post_init__
-        return {
-            "values": self.values.tolist(),
-            "bounds": self.bounds.tolist(),
-            "weights": self.weights.tolist(),
-            "dimension": self.dimension,
-            "covers": self.covers,
-            "operator": self.operator,
-            "preconditioner": None if self.preconditioner is None else dict(self.preconditioner),
-            "provenance": dict(self.provenance),
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the spectrum as JSON. Raises BadFile when that is not possible."""
-        write_envelope(path, "spectrum", self.as_dict)
+        """Return the spectrum as plain data, for the file envelope."""
+        return {name: plain(getattr(self, name)) for name in _FIELDS}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a spectrum that `save` wrote. Raises BadFile for anything else."""
-        content = read_envelope(path, "spectrum")
+    def from_plain(cls, content: Mapping[str, Any], where: str = "") -> Self:
+        """Return a spectrum from its plain data. Raises InvalidValue for a field that is wrong, by name."""
         wrong = wrong_field(content, _FIELDS)
         if wrong is None:
             known = {name: kind for name, kind in _PROVENANCE.items() if name in content["provenance"]}
             wrong = wrong_field(content["provenance"], known)
         if wrong is not None:
-            raise BadFile(f"{shown(path)}: not a usable spectrum: {wrong}; measure or save it again")
-        try:
-            return cls(**{name: content[name] for name in _FIELDS}, **cls._own(content))
-        except (InvalidValue, TypeError, ValueError) as error:
-            raise BadFile(f"{shown(path)}: not a usable spectrum: {error}") from error
+            raise InvalidValue(f"{where}{wrong}" if not where else f"{where.rstrip('.')}: {wrong}")
+        return cls(**{name: content[name] for name in _FIELDS}, **cls._own(content))
 
     @classmethod
     def _own(cls, content: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that a kind of spectrum keeps in its file beside the common ones."""
         return {}
+
+    def words(self) -> Words:
+        """Return the values with their bounds and weights."""
+        low, high = float(self.values.min()), float(self.values.max())
+        what = f"{len(self)} eigenvalue{'s' * (len(self) > 1)} ({self.covers}) of the {WHAT[self.operator]}"
+        table = {"eigenvalue": self.values.tolist(), "bound": self.bounds.tolist(), "weight": self.weights.tolist()}
+        sentence = f"{what}, n = {self.dimension}"
+        return Words(f"{len(self)} of {self.dimension} {self.covers}, {low:.6g} to {high:.6g}", sentence, (), table)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the eigenvalues as stems with their bounds; return the axes."""
+        from eigenstep import draw
+
+        ax = draw.stems(range(1, len(self) + 1), self.values, self.bounds, ax)
+        draw.line_at(0.0, ax, across="y")
+        ax.set_xticks(range(1, len(self) + 1) if len(self) <= 12 else range(1, len(self) + 1, len(self) // 6))
+        return draw.describe(ax, "number, in the order given", f"eigenvalue of the {WHAT[self.operator]}")
 
     def __iter__(self) -> Iterator[float]:
         """Iterate over the eigenvalues."""

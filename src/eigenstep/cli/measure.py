@@ -1,6 +1,5 @@
 """`eigenstep measure`: the top eigenvalues of your own model's curvature, with bounds."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +76,9 @@ def command(
     shares = curvature.shares(objective, measured.directions[0])
     files = _save(folder, measured, blocks, spread)
     if as_json:
-        content = {**measured.as_dict, "notes": measured.notes, "shares": shares, "files": files}
-        content["layers"] = {name: block.as_dict for name, block in blocks.items()}
-        content["trace"] = None if total is None else asdict(total)
+        content = {**measured.as_dict(), "shares": shares, "files": files}
+        content |= blocks.as_dict()
+        content["trace"] = None if total is None else total.as_dict()
         common.print_json("measurement", content)
         return
     common.say(str(measured))

@@ -1,25 +1,25 @@
 """The spectral density by stochastic Lanczos quadrature, with what its random vectors leave open."""
 
-import html
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from eigenstep import draw
 from eigenstep.curvature.krylov import NOISE_FLOOR, Krylov
 from eigenstep.curvature.measure import measured_by, operator_of, working
-from eigenstep.curvature.result import WHAT
 from eigenstep.curvature.sampling import Sampled, sampled
 from eigenstep.errors import InvalidValue
 from eigenstep.files import wrong_field
 from eigenstep.progress import PRODUCT, Watch, task
-from eigenstep.spectrum import Spectrum
+from eigenstep.result import Words, as_frame
+from eigenstep.spectrum import WHAT, Spectrum
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,10 +31,9 @@ class Density(Spectrum):
 
     probe: Tensor | None = None
 
-    @cached_property
     def as_dict(self) -> dict[str, Any]:
-        """The density as plain data, for the file envelope."""
-        return {**super().as_dict, "probe": None if self.probe is None else self.probe.tolist()}
+        """Return the density as plain data, for the file envelope."""
+        return {**super().as_dict(), "probe": None if self.probe is None else self.probe.tolist()}
 
     @classmethod
     def _own(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +96,6 @@ class Density(Spectrum):
 
     def _over_probes(self, terms: Tensor) -> Sampled:
         """The mean of f over the spectrum from f at the nodes, (n_nodes,)."""
-        assert self.weights is not None and self.dimension is not None  # filled in by Spectrum
         chains = self._chains
         if not chains:
             return Sampled(float(self.weights @ terms.to(torch.float64)), math.nan, 1)
@@ -117,7 +115,6 @@ class Density(Spectrum):
 
     def _below(self, x: float) -> tuple[float, float]:
         """The least and the most that the probes may have seen below x."""
-        assert self.weights is not None and self.bounds is not None  # filled in by Spectrum
         steps, blur = self.provenance.get("steps"), self._rounding * float(self.values.abs().max())
         least = most = 0.0
         for c in self._chains:
@@ -135,7 +132,6 @@ class Density(Spectrum):
         """Return the density on a grid as a view: each node a Gaussian of the given width, blurring what is finer."""
         if not width > 0:
             raise InvalidValue(f"Density.smooth: width={width} must be positive")
-        assert self.weights is not None  # filled in by Spectrum
         z = (grid.to(torch.float64)[:, None] - self.values) / width
         return (torch.exp(-0.5 * z * z) / (width * math.sqrt(2 * math.pi))) @ self.weights
 
@@ -144,8 +140,9 @@ class Density(Spectrum):
 
         width: also the smoothed view, Gaussians of that width. top: a measurement whose eigenvalues are marked.
         """
+        from eigenstep import draw
+
         ax = draw.panels()[1][0] if ax is None else ax
-        assert self.weights is not None  # filled in by Spectrum
         low, high = float(self.values.min()), float(self.values.max())
         floor = max(float(self.weights[self.weights > 0].min()), 1e-9) / 2
         ax.vlines(self.values.tolist(), floor, self.weights.tolist(), color=draw.BLUE, linewidth=0.8, alpha=0.6)
@@ -164,21 +161,21 @@ class Density(Spectrum):
         ax.set_ylim(floor, 2.0)
         return ax
 
-    def _repr_html_(self) -> str:
-        """The sentence, for a notebook."""
-        return f"<p>{html.escape(repr(self))}</p>"
-
-    def __repr__(self) -> str:
-        """A sentence."""
+    def words(self) -> Words:
+        """Return what the probes saw, and the share below zero."""
         p, value, (low, high) = self.provenance, self.mass_below(0.0)[0], self.mass_interval(0.0)
-        return "\nnote: ".join(
-            [
-                f"Density of the {WHAT[self.operator]}, n = {self.dimension}: {p.get('probes', '?')} probes of "
-                f"{p.get('steps', '?')} steps, nodes from {float(self.values.min()):.4g} to "
-                f"{float(self.values.max()):.4g}, share below zero {value:.3g}, 95% interval {low:.2g} to {high:.2g}",
-                *p.get("notes", ()),
-            ]
+        ends = f"nodes from {float(self.values.min()):.4g} to {float(self.values.max()):.4g}"
+        return Words(
+            f"{ends}, {value:.3g} below zero, n = {self.dimension}",
+            f"Density of the {WHAT[self.operator]}, n = {self.dimension}: {p.get('probes', '?')} probes of "
+            f"{p.get('steps', '?')} steps, {ends}, share below zero {value:.3g}, 95% interval {low:.2g} to {high:.2g}",
+            notes=p.get("notes", ()),
         )
+
+    def to_frame(self) -> "DataFrame":
+        """Return the nodes with their bounds, weights and probes as a pandas DataFrame."""
+        frame = as_frame(self, Spectrum.words(self).table)
+        return frame if self.probe is None else frame.assign(probe=self.probe.tolist())
 
 
 def density(

@@ -1,31 +1,33 @@
 """Beside a sharp direction: what the loss really does along it, which parameters it lies in, and layer by layer."""
 
-import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from eigenstep import draw
 from eigenstep.curvature.lanczos import Aim
 from eigenstep.curvature.measure import SHORTER, measure
 from eigenstep.curvature.operators import vectors as vec
-from eigenstep.curvature.result import Measurement, stems
+from eigenstep.curvature.result import Measurement
 from eigenstep.errors import InvalidValue
 from eigenstep.objective.objective import Objective, required
+from eigenstep.plain import restored
 from eigenstep.progress import FORWARD, PRODUCT, Watch, task
+from eigenstep.result import Result, Words
 
 
-@dataclass(frozen=True)
-class FiniteStep:
+@dataclass(frozen=True, repr=False)
+class FiniteStep(Result):
     """The loss at w + s d and w - s d for unit d and each length s, and the curvature that the two show together.
 
     curvatures: (L(w + s d) - 2 L(w) + L(w - s d)) / s^2, which tends to d' H d as s falls wherever the loss is smooth;
     ReLU and max-pooling add kinks that H does not see. rounding: how far each may be off because the losses are
     rounded.
     """
+
+    kind: ClassVar[str] = "finite step"
 
     lengths: tuple[float, ...]
     ahead: tuple[float, ...]
@@ -36,6 +38,8 @@ class FiniteStep:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the loss along the direction; return the axes."""
+        from eigenstep import draw
+
         ax = draw.panels()[1][0] if ax is None else ax
         points = [(s, v) for s, v in zip(self.lengths, self.ahead, strict=True)]
         points += [(0.0, self.loss)] + [(-s, v) for s, v in zip(self.lengths, self.behind, strict=True)]
@@ -44,12 +48,15 @@ class FiniteStep:
         draw.curve(losses, places, ax, look="dots")
         return draw.describe(ax, "length of the step along the direction", "loss")
 
-    def _repr_html_(self) -> str:
-        """A table for a notebook."""
-        rows = zip(self.lengths, self.ahead, self.behind, self.curvatures, self.rounding, strict=True)
-        cells = "".join("<tr>" + "".join(f"<td>{v:.6g}</td>" for v in row) + "</tr>" for row in rows)
-        head = "".join(f"<th>{name}</th>" for name in ("length", "loss ahead", "behind", "curvature", "rounding"))
-        return f"<table><tr>{head}</tr>{cells}</table><small>loss here: {self.loss:.6g}</small>"
+    def words(self) -> Words:
+        """Return losses and curvatures by the length of the step."""
+        table = {
+            **{"length": self.lengths, "loss ahead": self.ahead, "loss behind": self.behind},
+            **{"curvature": self.curvatures, "rounding": self.rounding},
+        }
+        count = f"{len(self.lengths)} length{'s' * (len(self.lengths) != 1)}"
+        shown = ", ".join(f"{c:.4g}" for c in self.curvatures)
+        return Words(f"{count}, curvatures {shown}", f"loss here {self.loss:.6g}; steps of {count}", (), table)
 
 
 def finite_step(
@@ -95,22 +102,43 @@ def shares(objective: Objective, direction: Tensor, *, progress: Watch | bool | 
         return {name: vec.norm(part) ** 2 for name, part in objective.named(_unit(objective, direction)).items()}
 
 
-class Layers(dict[str, Measurement]):
+class Layers(Result, dict[str, Measurement]):
     """Measurements of blocks of parameters, by the block's name."""
+
+    kind: ClassVar[str] = "layers"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the blocks' measurements as plain data, under 'layers'."""
+        return {"layers": {name: block.as_dict() for name, block in self.items()}}
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any], where: str = "") -> Self:
+        """Return the blocks from their plain data. Raises InvalidValue for a field that is wrong, by name."""
+        return cls(restored(dict[str, Measurement], content.get("layers"), f"{where}layers"))
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the blocks' eigenvalues side by side, with their bounds; return the axes."""
+        from eigenstep import draw
+
         ax = draw.panels(width=7.0)[1][0] if ax is None else ax
         for place, result in enumerate(self.values()):
             spread = (torch.arange(len(result)) - (len(result) - 1) / 2) * min(0.08, 0.6 / len(result))
-            stems(ax, (place + spread).tolist(), result)
+            draw.stems((place + spread).tolist(), result.values, result.bounds, ax)
         ax.set_xticks(range(len(self)), [name or "(model)" for name in self], rotation=30, ha="right")
         draw.line_at(0.0, ax, across="y")
         return draw.describe(ax, "block of parameters", "eigenvalues of the block")
 
-    def _repr_html_(self) -> str:
-        """A table a block, for a notebook."""
-        return "".join(f"<b>{html.escape(name)}</b>{result._repr_html_()}" for name, result in self.items())
+    def words(self) -> Words:
+        """Return each block's eigenvalues, the blocks in order."""
+        rows = [
+            (name or "(model)", value, bound, block.certified)
+            for name, block in self.items()
+            for value, bound in zip(block.values.tolist(), block.bounds.tolist(), strict=True)
+        ]
+        table = dict(zip(("block", "eigenvalue", "± bound", "certified"), zip(*rows, strict=True), strict=False))
+        notes = [f"{name}: {note}" for name, block in self.items() for note in block.notes]
+        count = f"{len(self)} block{'s' * (len(self) != 1)}"
+        return Words(f"{count}: {', '.join(self)}", f"eigenvalues of {count}", (), table, notes)
 
 
 def layers(

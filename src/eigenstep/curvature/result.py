@@ -1,17 +1,17 @@
 """Results of measuring: a Spectrum that also says how certain each value is, in words, tables and pictures."""
 
-import html
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eigenstep import draw
 from eigenstep.errors import InvalidValue
-from eigenstep.spectrum import Spectrum
+from eigenstep.plain import restored
+from eigenstep.result import Words
+from eigenstep.spectrum import WHAT, Spectrum
 
 
 class Clock:
@@ -41,7 +41,7 @@ class Clock:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Measurement(Spectrum):
-    """A measured Spectrum, values largest first; saved and loaded as one.
+    """A measured Spectrum, values largest first; saved and loaded as one, without vectors, names and shapes.
 
     bounds: half-widths. While only the residual is known (`quick`, or not converged) they are the residual norms: some
     eigenvalue lies within. Once `certified`, never below tol * |value|: hidden neighbours are looked for to that
@@ -74,39 +74,46 @@ class Measurement(Spectrum):
         """Return direction i as a dict of tensors shaped like the parameters. Raises InvalidValue without vectors."""
         if self.directions is None or not self.names:
             raise InvalidValue(
-                "Measurement: no eigenvectors of a model are held; measure an Objective with vectors=True"
+                "Measurement: no eigenvectors of a model are held; measure an Objective with vectors=True (a file "
+                "holds none)"
             )
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         parts = torch.split(self.directions[i], sizes)
         return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the measurement as plain data, without vectors of the model's size."""
+        residuals = None if self.residuals is None else self.residuals.tolist()
+        return {**super().as_dict(), "residuals": residuals, "notes": list(self.notes)}
+
+    @classmethod
+    def _own(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The residuals and notes of a file; those of a plain spectrum are not known."""
+        residuals = restored(Tensor | None, content.get("residuals"), "residuals")
+        if residuals is not None and residuals.shape != (len(content["values"]),):
+            raise InvalidValue(f"'residuals' must be {len(content['values'])} numbers")
+        return {"residuals": residuals, "notes": restored(tuple[str, ...], content.get("notes", []), "notes")}
+
     def plot(self, ax: Any = None) -> Any:
         """Draw the eigenvalues as stems with their bounds; return the axes."""
-        ax = draw.panels()[1][0] if ax is None else ax
-        stems(ax, range(1, len(self) + 1), self)
-        draw.line_at(0.0, ax, across="y")
-        ax.set_xticks(range(1, len(self) + 1) if len(self) <= 12 else range(1, len(self) + 1, len(self) // 6))
-        title = "certified" if self.certified else "residuals only: not certified"
-        return draw.describe(ax, "number, largest first", f"eigenvalue of the {WHAT[self.operator]}", title)
+        from eigenstep import draw
 
-    def __repr__(self) -> str:
-        """A table of values and bounds, and how certain they are."""
-        assert self.bounds is not None  # settled in Spectrum
+        title = "certified" if self.certified else "residuals only: not certified"
+        label = f"eigenvalue of the {WHAT[self.operator]}"
+        return draw.describe(super().plot(ax), "number, largest first", label, title)
+
+    def words(self) -> Words:
+        """Return the values with their bounds, and how certain they are."""
         p = self.provenance
         what = f"eigenvalue{'s' * (len(self) > 1)} ({self.covers}) of the {WHAT[self.operator]}"
-        head = f"{len(self)} {what}, n = {self.dimension}"
-        rows = [f"  {v: .6g} ± {b:.2g}" for v, b in zip(self.values.tolist(), self.bounds.tolist(), strict=True)]
-        tail = f"{self._verdict()}; {p.get('products', '?')} products, {p.get('seconds', 0.0):.2g} s"
-        return "\n".join([head, *rows, tail, *(f"note: {note}" for note in self.notes)])
-
-    def _repr_html_(self) -> str:
-        """The same for a notebook."""
-        assert self.bounds is not None  # settled in Spectrum
-        pairs = zip(self.values.tolist(), self.bounds.tolist(), strict=True)
-        rows = "".join(f"<tr><td>{v:.6g}</td><td>± {b:.2g}</td></tr>" for v, b in pairs)
-        notes = "".join(f"<br>{html.escape(note)}" for note in self.notes)
-        head = f"<tr><th>eigenvalue of the {WHAT[self.operator]}</th><th>bound</th></tr>"
-        return f"<table>{head}{rows}</table><small>{html.escape(self._verdict())}{notes}</small>"
+        table = {"eigenvalue": self.values.tolist(), "± bound": self.bounds.tolist()}
+        cost = f"{p.get('products', '?')} products, {p.get('seconds', 0.0):.2g} s"
+        return Words(
+            f"{super().words().brief}, {self._verdict()}",
+            f"{len(self)} {what}, n = {self.dimension}: {self._verdict()}; {cost}",
+            table=table,
+            notes=self.notes,
+        )
 
     def _verdict(self) -> str:
         p: Mapping[str, Any] = self.provenance
@@ -117,16 +124,3 @@ class Measurement(Spectrum):
         if self.converged:
             return "residuals converged; not certified to be the extreme ones (quick)"
         return "NOT converged: the bounds hold for some eigenvalue, which ones is open"
-
-
-WHAT = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "preconditioned": "preconditioned Hessian"}
-
-
-def stems(ax: Any, places: Sequence[float], result: Measurement) -> None:
-    """Draw a measurement's values over given places of x, each with its bound."""
-    assert result.bounds is not None  # settled in Spectrum
-    values = result.values.tolist()
-    ax.vlines(places, 0, values, color=draw.BLUE, linewidth=1.0, alpha=0.5)
-    ax.errorbar(
-        places, values, result.bounds.tolist(), fmt="o", color=draw.BLUE, markersize=3, capsize=2.5, linewidth=0.9
-    )

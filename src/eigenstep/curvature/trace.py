@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,13 +15,16 @@ from eigenstep.curvature.sampling import sampled
 from eigenstep.errors import InvalidValue
 from eigenstep.objective.memory import free_bytes, refuse_if_too_much
 from eigenstep.progress import PRODUCT, Watch, task
+from eigenstep.result import Result, Words
 
 _FEWEST = 6  # three random vectors: with fewer, Student's quantile at 95% is above 4 and the interval says little
 
 
-@dataclass(frozen=True)
-class Trace:
+@dataclass(frozen=True, repr=False)
+class Trace(Result):
     """A trace with a confidence interval [low, high] at `level`; `error` is the standard error."""
+
+    kind: ClassVar[str] = "trace"
 
     value: float
     error: float
@@ -32,9 +35,19 @@ class Trace:
     seconds: float
     notes: tuple[str, ...] = ()
 
-    def _repr_html_(self) -> str:
-        """A sentence, for a notebook."""
-        return f"<p>trace {self.value:.6g}, {self.level:.0%} interval {self.low:.6g} to {self.high:.6g}</p>"
+    def words(self) -> Words:
+        """Return the value with its interval."""
+        interval = f"{self.level:.0%} interval {self.low:.6g} to {self.high:.6g}"
+        cost = f"standard error {self.error:.2g}; {self.products} products, {self.seconds:.2g} s"
+        sentence = f"trace {self.value:.6g}, {interval} ({cost})"
+        return Words(f"{self.value:.6g}, {interval}", sentence, notes=self.notes)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the value on its interval; return the axes."""
+        from eigenstep import draw
+
+        ax = draw.ranges({"trace": (self.value, self.low, self.high)}, ax)
+        return draw.describe(ax, f"trace, {self.level:.0%} interval", "")
 
 
 def trace(

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from eigenstep.curvature import FiniteStep, finite_step, shares
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.objective import Objective
+from eigenstep.plain import key
 from eigenstep.stability.joint_limit import Edge
 from eigenstep.stability.limit import Limit
 
@@ -33,7 +34,7 @@ class Direction:
     curvature: float
     of_sharpest: float | None
     origin: Origin
-    step: FiniteStep
+    step: FiniteStep = field(metadata=key("finite_step"))
     smooth: bool | None
 
     @property
@@ -41,12 +42,6 @@ class Direction:
         """The largest share in words, '81% in classifier.weight'."""
         name, share = next(iter(self.shares.items()))
         return f"{share:.0%} in {name}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        step = {"lengths": list(self.step.lengths), "curvatures": list(self.step.curvatures)}
-        plain = {k: v for k, v in vars(self).items() if k not in ("shares", "step")}
-        return {"shares": dict(self.shares), **plain, "finite_step": step}
 
 
 def direction_of(objective: Objective, edge: Edge, limit: Limit, gradient: Tensor) -> Direction:

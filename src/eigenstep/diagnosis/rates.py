@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,12 +59,6 @@ class Slowness:
         order = values.argsort()
         reached = weights[order].cumsum(0) >= 0.5 * weights.sum()
         return float(values[order][int(reached.long().argmax())])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data, without the density."""
-        left_out = ("density", "gradient_values", "gradient_weights")
-        plain = {name: value for name, value in vars(self).items() if name not in left_out}
-        return plain | {"stuck": list(self.stuck), "gradient_stuck": list(self.gradient_stuck)}
 
 
 @dataclass(frozen=True)

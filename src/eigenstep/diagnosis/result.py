@@ -1,10 +1,9 @@
 """`Diagnosis`: a verdict and what it rests on, as data, words, a picture and a notebook's table."""
 
-import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from eigenstep.curvature import Measurement
 from eigenstep.diagnosis.direction import Direction
@@ -13,8 +12,10 @@ from eigenstep.diagnosis.rates import Scale, Slowness
 from eigenstep.diagnosis.trial import TrialUpdates
 from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs
 from eigenstep.diagnosis.what_if import WhatIfRow
-from eigenstep.files import envelope, jsonable
-from eigenstep.spectrum import Spectrum
+from eigenstep.errors import InvalidValue
+from eigenstep.plain import key
+from eigenstep.result import Result, Words, number
+from eigenstep.spectrum import WHAT, Spectrum
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.limit import Limit
 
@@ -29,7 +30,7 @@ _DIVERGED = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Diagnosis:
+class Diagnosis(Result):
     """What `diagnose` found; an answer that is None has its reason in `reasons`.
 
     verdict: a code of VERDICTS; sentence: the same in words; assumption: what it rests on. ratio: the stability ratio,
@@ -42,6 +43,8 @@ class Diagnosis:
     table. zero_gradient_share: of the coordinates, those in parameters without any gradient. inputs: what decided the
     verdict. rules: each param group's, as data (Rule.as_dict).
     """
+
+    kind: ClassVar[str] = KIND
 
     verdict: str
     sentence: str
@@ -61,10 +64,10 @@ class Diagnosis:
     clip: float | None = None
     trial: TrialUpdates | None = None
     critical: CriticalSharpness | None = None
-    changes: tuple[WhatIfRow, ...] = ()
+    changes: tuple[WhatIfRow, ...] = field(default=(), metadata=key("limits"))
     rules: tuple[Mapping[str, Any], ...] = ()
-    zero_gradient_share: float = 0.0
-    inputs: VerdictInputs = field(default_factory=VerdictInputs)
+    zero_gradient_share: float = field(default=0.0, metadata=key("silent"))
+    inputs: VerdictInputs = field(default_factory=VerdictInputs, metadata=key("facts"))
     notes: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     products: int = 0
@@ -92,7 +95,6 @@ class Diagnosis:
         if self.slow is None or self.scale is None:
             return None if self.limit is None else self.limit.edge
         seen, scale = self.slow.density, self.scale
-        assert seen.bounds is not None  # filled in by Spectrum
         adaptive = scale.rule.adaptive
         return Spectrum(
             values=scale.own(seen.values) - (0.0 if adaptive else scale.coupled),
@@ -105,45 +107,23 @@ class Diagnosis:
             provenance=seen.provenance,
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; numbers that are not finite as text."""
+    def derived(self) -> dict[str, Any]:
+        """The assumption, the rule, the spectrum in its units, and the most negative eigenvalue."""
         spectrum = self.spectrum
-        named = {
-            "direction": self.direction,
-            "slow": self.slow,
-            "spread": self.spread,
-            "trial": self.trial,
-            "limit": self.limit,
+        return {
+            "assumption": self.assumption,
+            "rule": None if self.scale is None else self.scale.rule.as_dict(),
+            "spectrum": None if spectrum is None else spectrum.as_dict(),
+            "lowest_eigenvalue": None if self.lowest is None else float(self.lowest.values[0]),
         }
-        content: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("verdict", "sentence", "assumption", "ratio", "interval", "max_stable_lr", "lr", "loss")
-        }
-        content |= {name: None if part is None else part.as_dict() for name, part in named.items()}
-        content |= {name: dict(getattr(self, name)) for name in ("shares", "layers", "reasons")}
-        content |= {name: getattr(self, name) for name in ("clip", "products", "seconds")}
-        content["silent"] = self.zero_gradient_share
-        content["lowest_eigenvalue"] = None if self.lowest is None else float(self.lowest.values[0])
-        content["critical"] = None if self.critical is None else self.critical.as_dict()
-        content["rule"] = None if self.scale is None else self.scale.rule.as_dict()
-        content["rules"] = [dict(rule) for rule in self.rules]
-        content["limits"] = [change.as_dict() for change in self.changes]
-        content["spectrum"] = None if spectrum is None else spectrum.as_dict
-        content["notes"] = list(self.notes)
-        content["facts"] = self.inputs.as_dict()
-        return dict(jsonable(content))
-
-    def to_json(self) -> str:
-        """Return the diagnosis in the envelope of every file of ours, kind 'diagnosis'."""
-        return envelope(KIND, self.as_dict())
 
     def rows(self) -> list[tuple[str, str]]:
         """The numbers with their words, in the order in which a reader wants them."""
         rows = [("loss", f"{self.loss:.6g}")]
         if self.limit is not None:
-            rows += _limit_rows(self.limit)
+            rows += self.limit.rows()
         if self.critical is not None and self.critical.lr is not None:
-            words = self.critical.words
+            words = self.critical.headline
             if self.limit is not None:
                 words += f"; over many steps the edge is at {self.limit.max_stable_lr:.4g}"
             rows.append(("critical sharpness", words))
@@ -176,10 +156,9 @@ class Diagnosis:
     def plot(self, ax: Any = None) -> Any:
         """Draw the spectrum, with the largest eigenvalue that the lr bears as it is and after each change."""
         from eigenstep import draw
-        from eigenstep.errors import InvalidValue
 
         spectrum = self.spectrum
-        if spectrum is None or spectrum.weights is None:
+        if spectrum is None:
             raise InvalidValue(f"Diagnosis.plot: there is no spectrum to draw ({self.reasons.get('ratio', 'none')})")
         ax = draw.panels(width=7.0, height=3.0)[1][0] if ax is None else ax
         values, weights = spectrum.values, spectrum.weights.clamp(min=1e-9)
@@ -187,7 +166,7 @@ class Diagnosis:
         ax.vlines(values.tolist(), floor, weights.tolist(), color=draw.BLUE, linewidth=1.0, alpha=0.6)
         top = float(values.max())
         ax.plot([top], [float(weights[values.argmax()])], "v", color=draw.VERMILION, markersize=4)
-        draw.describe(ax, f"eigenvalue of the {_WHAT[spectrum.operator]}", "share of directions", log="y")
+        draw.describe(ax, f"eigenvalue of the {WHAT[spectrum.operator]}", "share of directions", log="y")
         ax.set_xscale("symlog", linthresh=max(abs(top) * 1e-2, 1e-12))
         ax.set_ylim(floor, 3.0)
         bears = [(c.name, c.largest_stable) for c in self.changes if "decay" not in c.name]
@@ -199,7 +178,15 @@ class Diagnosis:
         ax.set_title(f"{self.verdict}: {VERDICTS[self.verdict]}", fontsize=8, loc="left")
         return ax
 
-    def __repr__(self) -> str:
+    def words(self) -> Words:
+        """Return the sentence, the numbers and what a change would do."""
+        each = zip(*((c.name, c.lr, c.max_stable_lr, c.ratio, c.rate, c.tenfold) for c in self.changes), strict=True)
+        table = dict(zip(CHANGE_COLUMNS, each, strict=False))
+        brief = f"{self.verdict}: ratio {number(self.ratio)}, max_stable_lr {number(self.max_stable_lr)}"
+        notes = (f"assumption: {self.assumption}", *self.notes)
+        return Words(f"{brief}, lr {number(self.lr)}", self.sentence, self.rows(), table, notes)
+
+    def __str__(self) -> str:
         """The sentence, its assumption, the numbers, the what-if table."""
         width = max((len(name) for name, _ in self.rows()), default=0)
         lines = [self.sentence, f"({self.assumption})", ""]
@@ -229,34 +216,6 @@ class Diagnosis:
         if self.spread is not None:
             rows.append(("single mini-batches", "-", "-", f"{self.spread.low:.3g} to {self.spread.high:.3g}", "-", "-"))
         return rows
-
-    def _repr_html_(self) -> str:
-        """The same for a notebook."""
-        body = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in self.rows())
-        notes = "".join(f"<br>{html.escape(note)}" for note in self.notes)
-        return (
-            f"<p><b>{html.escape(self.sentence)}</b><br><small>{html.escape(self.assumption)}</small></p>"
-            f"<table>{body}</table><small>{notes}</small>"
-        )
-
-
-_WHAT = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "preconditioned": "preconditioned Hessian"}
-
-
-def _limit_rows(limit: Limit) -> list[tuple[str, str]]:
-    rows = []
-    if limit.ratio is not None and limit.interval is not None:
-        low, high = limit.interval
-        how = "certified" if limit.certified else "residuals only"
-        rows.append(("stability ratio", f"{limit.ratio:.4g}, {low:.4g} to {high:.4g} ({how}); 1 is the edge"))
-    low, high = limit.max_stable_lr_interval
-    rows.append(("largest stable lr", f"{limit.max_stable_lr:.4g}, {low:.4g} to {high:.4g}; lr is {limit.lr:.4g}"))
-    if limit.sharpness is not None:
-        rows.append(("sharpness", f"{limit.sharpness:.4g} ± {limit.sharpness_bound:.2g}"))
-    if limit.preconditioned_sharpness is not None:
-        words = f"{limit.preconditioned_sharpness:.4g} ± {limit.preconditioned_bound:.2g}"
-        rows.append(("preconditioned sharpness", words))
-    return rows
 
 
 def _slow_rows(slow: Slowness) -> list[tuple[str, str]]:

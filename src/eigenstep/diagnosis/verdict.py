@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from eigenstep.plain import key
 from eigenstep.stability.zero_gradient import DEAD_FROM, DOWNWARDS, ZeroGradient
 
 VERDICTS = {
@@ -58,12 +58,12 @@ class VerdictInputs:
     young: bool = False
     trial_rises: bool | None = None
     memory: bool = False
-    decay_term: float = 0.0
+    decay_term: float = field(default=0.0, metadata=key("pull"))
     progress: float = 1.0
     possible: float = 1.0
-    remaining: float | None = None
+    remaining: float | None = field(default=None, metadata=key("left"))
     lowest: float | None = None
-    zero_gradient: ZeroGradient = field(default_factory=ZeroGradient)
+    zero_gradient: ZeroGradient = field(default_factory=ZeroGradient, metadata=key("silence"))
     clip: float | None = None
     batch_high: float | None = None
     batch_times: float | None = None
@@ -75,16 +75,6 @@ class VerdictInputs:
     bottomless: str | None = None
     orbit: str | None = None
     raised: tuple[float, float, float] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data; the file's keys are older than three of the names."""
-        content = asdict(self)
-        z = self.zero_gradient
-        content["silence"] = {"share": z.share, "wakes": z.revives, "flat": z.flat, "downwards": z.downwards}
-        content["pull"], content["left"] = self.decay_term, self.remaining
-        return {
-            name: value for name, value in content.items() if name not in ("zero_gradient", "decay_term", "remaining")
-        }
 
 
 def code_of(f: VerdictInputs) -> str:

@@ -47,10 +47,6 @@ class WhatIfRow:
     largest_stable: float | None = None
     note: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return dict(vars(self))
-
 
 def what_if(
     objective: Objective, limit: Limit, scale: Scale, middle: float | None, top: float, *, at_rest: bool, seed: int

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
 from eigenstep.bridge.param_groups import lr_of, put_lrs, put_momentum, set_lr
 from eigenstep.errors import InvalidValue
-from eigenstep.files import envelope, jsonable
+from eigenstep.result import Result, Words
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.limit import Limit
 
@@ -27,16 +27,17 @@ class Candidate:
     diverged: bool
     steps: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {
-            **{"lr": self.lr, "losses": list(self.losses), "diverged": self.diverged, "steps": self.steps},
-            "points": list(self.points),
-        }
+
+class Later(NamedTuple):
+    """The limit where a rehearsal at `lr` stood after `steps` updates."""
+
+    steps: int
+    lr: float
+    max_stable_lr: float
 
 
-@dataclass(frozen=True, eq=False)
-class Recommendation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Recommendation(Result):
     """What `recommend` found. lr is None where nothing trains, or too little was run; `reason` says which.
 
     lr, interval: of the first param group that moves; the others keep their ratios to it. Within the interval no other
@@ -53,6 +54,8 @@ class Recommendation:
     optimizers, best first.
     """
 
+    kind: ClassVar[str] = "recommendation"
+
     lr: float | None
     interval: tuple[float, float] | None
     reason: str
@@ -68,7 +71,7 @@ class Recommendation:
     edge: tuple[float, float] | None
     limit: Limit | None = field(repr=False)
     critical: CriticalSharpness | None = field(repr=False)
-    later: tuple[tuple[int, float, float], ...]
+    later: tuple[Later, ...]
     warmup: int | None
     horizon: int
     budget: int
@@ -139,22 +142,14 @@ class Recommendation:
         rows.append(("cost", f"{self.steps} training steps, {self.seconds:.1f} s"))
         return rows
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        skip = ("candidates", "limit", "critical", "alternatives", "settings")
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k not in skip}
-        plain["later"] = [{"steps": s, "lr": lr, "max_stable_lr": edge} for s, lr, edge in self.later]
-        plain["candidates"] = [c.as_dict() for c in self.candidates]
-        plain["settings"] = dict(self.settings)
-        plain["limit"] = None if self.limit is None else self.limit.as_dict()
-        plain["critical"] = None if self.critical is None else self.critical.as_dict()
-        plain["alternatives"] = [r.as_dict() for r in self.alternatives]
-        plain["spectrum"] = None if self.limit is None else self.limit.edge.as_dict
-        return plain
+    def derived(self) -> dict[str, Any]:
+        """The spectrum at the start, as far as the limit needed it."""
+        return {"spectrum": None if self.limit is None else self.limit.edge.as_dict()}
 
-    def to_json(self) -> str:
-        """Return it in the envelope of every file of ours, kind 'recommendation'; infinite numbers as text."""
-        return envelope("recommendation", jsonable(self.as_dict()))
+    def words(self) -> Words:
+        """Return the answer, the evidence and what was rehearsed."""
+        notes = (self.reason, *(f"not checked: {text}" for text in self.unchecked), *self.notes)
+        return Words(self.headline, self.headline, self.evidence(), self.results, notes)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the probe's loss after each rehearsal against lr, the interval, the chosen lr and the limits."""

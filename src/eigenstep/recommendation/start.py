@@ -7,6 +7,7 @@ import torch
 from eigenstep.bridge.param_groups import lr_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.recommendation.rehearse import Lane, Rehearsal
+from eigenstep.recommendation.result import Later
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
 from eigenstep.stability.limit import Limit, limit_now
@@ -21,7 +22,7 @@ class StartMeasurements:
     def __init__(self, was_zero: bool) -> None:
         self.limit: Limit | None = None
         self.critical: CriticalSharpness | None = None
-        self.later: list[tuple[int, float, float]] = []
+        self.later: list[Later] = []
         self.bottomless: str | None = None
         self.zero_gradient_share: float | None = None
         self.notes = ["every lr was 0: read as the start of a warm-up"] if was_zero else []
@@ -66,7 +67,7 @@ class StartMeasurements:
         except (Unsupported, InvalidValue):
             return
         if math.isfinite(found.max_stable_lr):
-            self.later.append((lane.step, lane.lr, found.max_stable_lr))
+            self.later.append(Later(lane.step, lane.lr, found.max_stable_lr))
 
     def find_zero_gradient(self, search: LrSearch) -> None:
         """The share of the coordinates in parameters without a gradient, at the start and where the longest run ends.

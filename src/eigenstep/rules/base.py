@@ -293,7 +293,8 @@ def _checked(where: str, name: str, value: Any) -> Number:
         number = value if isinstance(value, (int, float)) else float(value)
     else:
         try:
-            tensor = (value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")).detach()
+            array = None if isinstance(value, Tensor) else np.asarray(value)
+            tensor = (value if array is None else torch.as_tensor(array, device="cpu")).detach()
         except (TypeError, ValueError, RuntimeError):
             tensor = torch.empty(0, dtype=torch.bool)
         if tensor.dtype == torch.bool or tensor.is_complex() or tensor.numel() == 0:

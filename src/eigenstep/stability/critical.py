@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, Watch, task
+from eigenstep.result import Result, Words
 from eigenstep.stability.bracket import FAR, Bracket, smallest_rise
 from eigenstep.stability.copies import copied, refuse_foreign, take_step
 
@@ -25,8 +26,8 @@ _DEEP = 1e6  # sizes of the loss below its start; nothing with a floor is traine
 GIVE_A_FLOOR = "give it a floor (a term that grows, a clamp on what shrinks to zero), or check its sign"
 
 
-@dataclass(frozen=True)
-class CriticalSharpness:
+@dataclass(frozen=True, repr=False)
+class CriticalSharpness(Result):
     """`value` = 2 / lr, where `lr` is the smallest at which the pending update would raise the loss.
 
     A one-step quantity: not the limit of momentum or of Adam, and not to be divided by one.
@@ -39,6 +40,8 @@ class CriticalSharpness:
     the loss was seen not to rise.
     rules: each param group's, as data (Rule.as_dict; of an optimizer that no rule describes, its class and settings).
     """
+
+    kind: ClassVar[str] = "critical sharpness"
 
     value: float | None
     lr: float | None
@@ -55,26 +58,34 @@ class CriticalSharpness:
     notes: tuple[str, ...]
     reason: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
-
-    def __str__(self) -> str:
-        """One sentence."""
+    def words(self) -> Words:
+        """Return one sentence."""
         if self.value is None or self.lr is None or self.interval is None:
-            return f"critical sharpness of {self.optimizer}: none: {self.reason}"
+            brief = f"{self.optimizer}: none: {self.reason}"
+            return Words(brief, f"critical sharpness of {self.optimizer}: none: {self.reason}", notes=self.notes)
         low, high = self.interval
         between = "" if math.isinf(high) else f"{low:.4g} to {high:.4g}; "
-        return f"critical sharpness of {self.optimizer}: {self.words} ({between}{self.passes} forward passes)"
+        sentence = f"critical sharpness of {self.optimizer}: {self.headline} ({between}{self.passes} forward passes)"
+        return Words(f"{self.optimizer}: {self.headline}", sentence, notes=self.notes)
 
     @property
-    def words(self) -> str:
+    def headline(self) -> str:
         """The number, and what the next step alone does at which lr; '' where there is none."""
         if self.value is None or self.lr is None or self.interval is None:
             return ""
         if math.isinf(self.lr):
             return f"0: the next step alone raises the loss at no lr that was looked at, up to {self.interval[0]:.4g}"
         return f"{self.value:.4g}: the next step alone raises the loss from lr {self.lr:.4g} on"
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the lr from which the next step raises the loss, on its interval; return the axes."""
+        from eigenstep import draw
+
+        rows = {}
+        if self.lr is not None and self.interval is not None:
+            rows[self.optimizer] = (self.lr, *self.interval)
+        ax = draw.ranges(rows, ax)
+        return draw.describe(ax, "lr from which the next step raises the loss", "", self.reason or "")
 
 
 def critical_sharpness(

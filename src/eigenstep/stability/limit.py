@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,18 +14,19 @@ from eigenstep.curvature.lanczos import Aim
 from eigenstep.curvature.measure import SHORTER, data_of
 from eigenstep.curvature.operators.hessian import HessianOperator
 from eigenstep.curvature.operators.operator import Operator
-from eigenstep.errors import Unsupported
+from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import PRODUCT, Watch, task
+from eigenstep.result import Result, Words, number
 from eigenstep.stability.joint_limit import Edge, edge_of, rescaled
 
 Interval = tuple[float, float]
 MOSTLY = 0.5  # of a direction's square: then the rest of it has less to do with the ratio
 
 
-@dataclass(frozen=True, eq=False)
-class Limit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Limit(Result):
     """Where an optimizer stands: `ratio` = the s such that multiplying all groups' lr by 1 / s reaches the edge.
 
     ratio: 1 is the edge for every method; None at lr = 0, with the reason. interval: from the eigenvalue's bound.
@@ -39,6 +40,8 @@ class Limit:
     update makes anew or more than doubles, since they have no second moment yet, or a decayed one.
     certified: whether the eigenvalue was confirmed to be the largest. edge, hessian: the measurements, with vectors.
     """
+
+    kind: ClassVar[str] = "limit"
 
     ratio: float | None
     interval: Interval | None
@@ -73,16 +76,43 @@ class Limit:
 
     @property
     def direction(self) -> Tensor:
-        """The unit move of the parameters (n,) that is nearest to the edge."""
-        assert self.edge.directions is not None  # measured with vectors
+        """The unit move of the parameters (n,) nearest to the edge. Raises InvalidValue for a limit from a file."""
+        if self.edge.directions is None:
+            raise InvalidValue("Limit.direction: a limit that was loaded holds no vectors; ask limit_now again")
         return self.edge.directions[0]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as plain data, without vectors."""
-        left_out = ("edge", "hessian", "preconditioned")
-        plain = {name: value for name, value in vars(self).items() if name not in left_out}
-        plain |= {"alone": {str(i): ratio for i, ratio in self.alone.items()}, "reasons": dict(self.reasons)}
-        return plain | {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+    def rows(self) -> list[tuple[str, str]]:
+        """The numbers with their intervals, as pairs of what and how much."""
+        rows = []
+        if self.ratio is not None and self.interval is not None:
+            low, high = self.interval
+            how = "certified" if self.certified else "residuals only"
+            rows.append(("stability ratio", f"{self.ratio:.4g}, {low:.4g} to {high:.4g} ({how}); 1 is the edge"))
+        low, high = self.max_stable_lr_interval
+        rows.append(("largest stable lr", f"{self.max_stable_lr:.4g}, {low:.4g} to {high:.4g}; lr is {self.lr:.4g}"))
+        if self.sharpness is not None:
+            rows.append(("sharpness", f"{self.sharpness:.4g} ± {self.sharpness_bound:.2g}"))
+        if self.preconditioned_sharpness is not None:
+            words = f"{self.preconditioned_sharpness:.4g} ± {self.preconditioned_bound:.2g}"
+            rows.append(("preconditioned sharpness", words))
+        return rows
+
+    def words(self) -> Words:
+        """Return where the optimizer stands."""
+        who = " and ".join(dict.fromkeys(str(rule["name"]) for rule in self.rules))
+        stands = f"stability ratio {number(self.ratio)}, largest stable lr {self.max_stable_lr:.4g}"
+        notes = [*self.notes, *(f"{name}: {reason}" for name, reason in self.reasons.items())]
+        alone = [(f"group {i} alone", number(ratio)) for i, ratio in self.alone.items()]
+        sentence = f"{who} at lr {self.lr:.4g}: {stands} (1 is the edge)"
+        return Words(f"{who}: {stands}, lr {self.lr:.4g}", sentence, [*self.rows(), *alone], notes=notes)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the largest stable lr on its interval, and the lr as it is; return the axes."""
+        from eigenstep import draw
+
+        ax = draw.ranges({"largest stable": (self.max_stable_lr, *self.max_stable_lr_interval)}, ax)
+        draw.line_at(self.lr, ax, text="lr now", color=draw.VERMILION)
+        return draw.describe(ax, "lr of the first group that moves", "")
 
 
 def limit_now(
@@ -248,7 +278,6 @@ def _unscaled(edge: Edge, s: float, bound: float, tol: float) -> tuple[float, fl
 
 
 def _bound(measured: Measurement) -> float:
-    assert measured.bounds is not None  # settled in Spectrum
     return float(measured.bounds[0])
 
 

@@ -1,7 +1,7 @@
 """Parameters without any gradient: until the first updates have moved the others, or for good."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from eigenstep.curvature import Measurement, measure
 from eigenstep.curvature.lanczos import Which
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.objective import Objective
+from eigenstep.plain import key
 
 DOWNWARDS = 1e-2  # of the largest eigenvalue; below it negative curvature is noise of every trained network
 DEAD_FROM = 0.5  # of the coordinates
@@ -26,7 +27,7 @@ class ZeroGradient:
     """
 
     share: float = 0.0
-    revives: float = 0.0
+    revives: float = field(default=0.0, metadata=key("wakes"))
     flat: bool = False
     downwards: bool = False
 

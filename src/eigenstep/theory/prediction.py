@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue
-from eigenstep.files import jsonable
+from eigenstep.plain import key
+from eigenstep.result import Result, Words, number
 from eigenstep.rules import LinearRule, Rule
 from eigenstep.spectrum import Spectrum
 from eigenstep.theory.answers import MOVES, Answers, effective_eigenvalues, fill_counts, notes
@@ -20,8 +21,8 @@ from eigenstep.theory.propagate import Flow, components, flow
 _WITHIN, _LEAST, _EFFORT = 10_000_000, 20_000, 100_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Result):
     """What `predict` found. An answer that is None has its reason in `reasons`, under the answer's name.
 
     stable: every covered direction contracts (spectral radius below 1). rate: the asymptotic factor R per update, that
@@ -33,7 +34,9 @@ class Prediction:
     assumptions, in words.
     """
 
-    rule: Rule
+    kind: ClassVar[str] = "prediction"
+
+    rule: Rule = field(metadata=key("settings"))
     spectrum: Spectrum
     stable: bool | None
     rate: float | None
@@ -52,32 +55,32 @@ class Prediction:
     notes: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the answers as plain data for JSON; infinities as the string 'inf'."""
-        names = (
-            "stable",
-            "rate",
-            "slowest",
-            "max_stable_lr",
-            "frozen_limit",
-            "condition",
-            "peak",
-            "steps",
-            "settled",
-            "estimate",
-        )
-        answers = {name: jsonable(getattr(self, name)) for name in names}
-        return {
-            "rule": repr(self.rule),
-            **answers,
-            "max_stable_lr_interval": jsonable(self.max_stable_lr_interval),
-            "eigenvalues": self.spectrum.eigenvalues.tolist(),
-            "radii": self.radii.tolist(),
-            "oscillating": self.oscillating.tolist(),
-            "time_constants": jsonable(self.time_constants),
-            "notes": list(self.notes),
-            "reasons": dict(self.reasons),
+    def derived(self) -> dict[str, Any]:
+        """The rule in words, and the eigenvalues that the lists are aligned with."""
+        return {"rule": repr(self.rule), "eigenvalues": self.spectrum.eigenvalues.tolist()}
+
+    def words(self) -> Words:
+        """Return the answers, and what each eigenvalue does."""
+        fate = {True: "stable", False: "unstable", None: "stability not known"}[self.stable]
+        answers = {"rate per update": self.rate, "largest stable lr": self.max_stable_lr, "condition": self.condition}
+        answers |= {"updates to the tolerance": self.steps, "settled from": self.settled, "textbook": self.estimate}
+        answers |= {"slowest eigenvalue": self.slowest, "frozen limit": self.frozen_limit, "peak": self.peak}
+        rows = [(name, number(value)) for name, value in answers.items() if value is not None]
+        table = {
+            **{"eigenvalue": self.spectrum.eigenvalues.tolist(), "radius": self.radii.tolist()},
+            **{"oscillates": self.oscillating.tolist(), "time constant": self.time_constants.tolist()},
         }
+        notes = [*self.notes, *(f"{name}: {reason}" for name, reason in self.reasons.items())]
+        brief = f"{self.rule.name}: {fate}, rate {number(self.rate)}, max_stable_lr {number(self.max_stable_lr)}"
+        return Words(brief, f"{self.rule!r} is {fate}", rows, table, notes)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the factor per update of each eigenvalue, 1 being the edge; return the axes."""
+        from eigenstep import draw
+
+        ax = draw.curve(self.radii, self.spectrum.eigenvalues, ax, look="dots")
+        draw.line_at(1.0, ax, text="the edge", across="y")
+        return draw.describe(ax, "eigenvalue", "factor per update", self.rule.name)
 
 
 def predict(

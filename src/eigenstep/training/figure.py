@@ -6,25 +6,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eigenstep import draw
-from eigenstep.training.alarms import Alarm
 from eigenstep.training.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_run(records: Sequence[Record], alarms: Sequence[Alarm] = (), ax: "Axes | None" = None) -> "list[Axes] | Axes":
-    """Return four panels over the same updates; with `ax`, the stability ratio alone drawn there."""
+def draw_run(records: Sequence[Record], alarms: Sequence[int] = (), ax: "Axes | None" = None) -> "list[Axes] | Axes":
+    """Return four panels over the same updates, alarms marked; with `ax`, the stability ratio alone drawn there."""
     measured = [r for r in records if r.get("stability_ratio") is not None]
     if ax is not None:
-        return _ratio(ax, measured, alarms)
+        return _ratio(ax, measured)
     _, axes = draw.panels(rows=4, width=5.2, height=6.4)
     loss, sharp, ratio, lr = axes
     x, y = _column(records, "loss")
     draw.curve(y, x, loss)
     draw.describe(loss, "", "loss", "Loss of each batch", log="y" if len(y) and (y > 0).all() else "")
     _sharpness(sharp, measured)
-    _ratio(ratio, measured, alarms)
+    _ratio(ratio, measured)
     x, y = _column(records, "lr")
     draw.curve(y, x, lr)
     x, y = _column(measured, "max_stable_lr")
@@ -34,7 +33,7 @@ def draw_run(records: Sequence[Record], alarms: Sequence[Alarm] = (), ax: "Axes 
     for panel in axes:
         panel.set_xlim(0, max((r["step"] for r in records), default=1))
         for alarm in alarms:
-            draw.line_at(alarm.step, panel, color=draw.VERMILION)
+            draw.line_at(alarm, panel, color=draw.VERMILION)
     for panel in axes:
         panel.yaxis.set_tick_params(which="minor", labelleft=False)
     for panel in axes[:-1]:
@@ -59,7 +58,7 @@ def _sharpness(ax: "Axes", measured: Sequence[Record]) -> None:
     draw.describe(ax, "", "eigenvalue", title, log="y")
 
 
-def _ratio(ax: "Axes", measured: Sequence[Record], alarms: Sequence[Alarm]) -> "Axes":
+def _ratio(ax: "Axes", measured: Sequence[Record]) -> "Axes":
     x, y = _column(measured, "stability_ratio")
     draw.curve(y, x, ax)
     draw.curve(y, x, ax, look="dots")

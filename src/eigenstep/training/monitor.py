@@ -23,11 +23,12 @@ from eigenstep.training.outlets import Outlets
 from eigenstep.training.postmortem import Postmortem, after_the_fact
 from eigenstep.training.probe import Cadence, Probe, Reading
 from eigenstep.training.record import Record
+from eigenstep.training.recorded import Recorded
 
 LR_CHANGE = 1.5  # a factor by which lr moves since the last measurement that calls for a new one
 
 
-class Monitor:
+class Monitor(Recorded):
     """Record every update of a training run, and at intervals how far its optimizer stands from the stability edge.
 
     objective: the probe, its data fixed (a few hundred samples will do); its model is the one that trains. every: the
@@ -218,9 +219,7 @@ class Monitor:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw loss, sharpness with its limit, ratio and lr over the updates; return four axes, or the one given."""
-        from eigenstep.training.figure import draw_run
-
-        return draw_run(self.records, self.alarms, ax)
+        return self.so_far().plot(ax)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: plain numbers. The next measurement after it begins cold, and certified."""

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from eigenstep.errors import InvalidValue
+from eigenstep.result import Result, Words, number
 from eigenstep.training.alarms import Alarm, RatioChange, is_excess, ratio_change, tells
 from eigenstep.training.anomaly import Jump, judge
 from eigenstep.training.course import Rise, course_of, rise_of
@@ -14,8 +16,8 @@ _EARLY = " once most second moments had begun"
 JUMPS = ("non-finite", "loss-jump", "gradient-jump")
 
 
-@dataclass(frozen=True)
-class Postmortem:
+@dataclass(frozen=True, repr=False)
+class Postmortem(Result):
     """What a run's records say.
 
     spike: the update at which the loss (else the gradient) first jumped or was not finite, None if it never did; by the
@@ -29,6 +31,8 @@ class Postmortem:
     what to do, most telling first. reasons: why an answer is None.
     """
 
+    kind: ClassVar[str] = "postmortem"
+
     spike: int | None
     cause: str | None
     driver: str | None
@@ -41,6 +45,28 @@ class Postmortem:
     change: tuple[str, ...]
     sentence: str
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def words(self) -> Words:
+        """Return the sentence, the numbers, and what to change."""
+        known = {"spike": self.spike, "cause": self.cause, "driver": self.driver, "crossed": self.crossed}
+        brief = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None) or self.sentence
+        answers = {**known, "lead": self.lead, "ratio": number(self.ratio), "limit": number(self.max_stable_lr)}
+        rows = [(name, str(value)) for name, value in answers.items() if value not in (None, "-")]
+        rows += [(f"share of {name}", f"{share:.1%}") for name, share in self.layers.items()]
+        notes = [*self.change, *(f"{name}: {reason}" for name, reason in self.reasons.items())]
+        return Words(brief, self.sentence, rows, notes=notes)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw between which updates the ratio crossed 1, and the spike; return the axes."""
+        from eigenstep import draw
+
+        rows = {}
+        if self.crossed is not None:
+            rows["ratio crosses 1"] = (self.crossed_estimate or self.crossed[1], *self.crossed)
+        ax = draw.ranges(rows, ax)
+        if self.spike is not None:
+            draw.line_at(self.spike, ax, text="spike", color=draw.VERMILION)
+        return draw.describe(ax, "update", "", "" if rows or self.spike else self.sentence)
 
     def __str__(self) -> str:
         """The sentence, and what to change."""

@@ -5,14 +5,29 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from eigenstep.errors import BadFile, Unsupported
-from eigenstep.files import FORMAT, enveloped, jsonable, parse, read_bytes, refuse_other, shown, wrong_field
+from eigenstep.files import (
+    FORMAT,
+    enveloped,
+    jsonable,
+    parse,
+    read_bytes,
+    refuse_other,
+    shown,
+    write_whole,
+    wrong_field,
+)
+from eigenstep.plain import plain
+from eigenstep.result import Result, Words, as_frame, number
 from eigenstep.training.append import Appended
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 KIND = "monitor"
 FLUSH = 1.0  # seconds: at most what a killed run loses of its plain records; measured ones and alarms go out at once
@@ -39,13 +54,15 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Log:
+@dataclass(frozen=True, repr=False)
+class Log(Result):
     """What a log holds.
 
     header: its envelope. records: whole ones, in order; of updates that a resumed run took again, the later ones. torn:
     whether a last, incomplete line was left out.
     """
+
+    kind: ClassVar[str] = KIND
 
     header: Mapping[str, Any]
     records: tuple[Record, ...] = field(repr=False)
@@ -61,16 +78,58 @@ class Log:
         """The alarms."""
         return tuple(r for r in self.records if "alarm" in r)
 
+    @property
+    def updates(self) -> tuple[Record, ...]:
+        """The records of updates, measured or not."""
+        return tuple(r for r in self.records if "lr" in r)
+
+    @classmethod
+    def of(cls, header: Mapping[str, Any], records: Iterable[Record]) -> Self:
+        """Return a log of some records, with a header to which the envelope is added."""
+        return cls(plain(enveloped(KIND, header)), tuple(records))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the log as a monitor does, JSON lines, but whole or not at all. Raises BadFile if not possible."""
+        write_whole(path, "".join(_encode(plain(line)) + "\n" for line in (self.header, *self.records)))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a monitor's log, also one that was cut off in the middle of a line; raises as `read_log`."""
+        header, lines, whole, size = _scan(Path(path))
+        if header is None:
+            raise BadFile(f"{shown(path)}: the first line of the log is incomplete; the run ended before any record")
+        return cls(header, _effective(lines), whole < size)
+
+    def words(self) -> Words:
+        """Return how far the run came, and its last measured numbers."""
+        count, measured = len(self.updates), self.measured
+        fate = f"{count:,} updates, {len(measured):,} measured, {len(self.alarms):,} alarms"
+        told = ("step", "lr", "loss", "stability_ratio", "max_stable_lr", "sharpness", "preconditioned_sharpness")
+        last = [(name, measured[-1].get(name)) for name in told] if measured else []
+        rows = [(f"last measured {name}", f"{value:.6g}") for name, value in last if value is not None]
+        ratio = f", ratio {number(measured[-1]['stability_ratio'])}" if measured else ""
+        notes = [str(r[name]) for name in ("sentence", "note") for r in self.records if r.get(name)]
+        who = f"{self.header.get('optimizer', 'optimizer')}: " if "optimizer" in self.header else ""
+        return Words(f"{who}{fate}{ratio}", f"{who}{fate}", rows, notes=notes)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw loss, sharpness, ratio and lr over the updates; return four axes, or the ratio on the one given."""
+        from eigenstep.training.figure import draw_run
+
+        return draw_run(self.updates, [r["step"] for r in self.alarms], ax)
+
+    def to_frame(self) -> "DataFrame":
+        """Return a row for each update as a pandas DataFrame. Raises Unsupported where pandas is not installed."""
+        names = dict.fromkeys(name for record in self.updates for name in record)
+        return as_frame(self, {name: [record.get(name) for record in self.updates] for name in names})
+
 
 def read_log(path: str | os.PathLike[str]) -> Log:
     """Read a monitor's log, also one that was cut off in the middle of a line.
 
     Raises BadFile for a file that is none, whose first line is incomplete, or that is damaged before its end.
     """
-    header, lines, whole, size = _scan(Path(path))
-    if header is None:
-        raise BadFile(f"{shown(path)}: the first line of the log is incomplete; the run ended before any record")
-    return Log(header, _effective(lines), whole < size)
+    return Log.load(path)
 
 
 class LogWriter:

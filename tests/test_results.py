@@ -1,0 +1,300 @@
+"""Every result has one shape: plain data, a file that gives it back, words, a notebook's table, a picture, rows."""
+
+import html.parser
+import json
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import eigenstep as es
+from eigenstep import draw
+from eigenstep.curvature import FiniteStep, Layers, Measurement, Trace
+from eigenstep.theory.prediction import Prediction
+from eigenstep.theory.tuning import Tuning
+from eigenstep.training import Log, Postmortem, after_the_fact
+
+HOSTILE = "<script>alert('&')</script>"
+
+
+def small() -> tuple[nn.Module, es.Objective]:
+    """A smooth network whose module has a name that is markup."""
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.add_module(HOSTILE, nn.Linear(3, 3))
+    model.add_module("head", nn.Linear(3, 1))
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        parts = dict(model.named_children())
+        value: Tensor = parts["head"](parts[HOSTILE](x).tanh()).square().mean()
+        return value
+
+    return model, es.Objective(model, loss, torch.randn(16, 3, generator=torch.Generator().manual_seed(1)))
+
+
+def watched() -> es.Monitor:
+    """A monitor after a few updates, the last at an lr past the edge."""
+    model, objective = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with es.Monitor(objective, optimizer) as monitor:
+        for update in range(6):
+            optimizer.zero_grad()
+            value = objective.loss(model, torch.ones(4, 3))
+            value.backward()
+            if update == 4:
+                optimizer.param_groups[0]["lr"] = 5.0
+            optimizer.step()
+            monitor.step(value)
+    return monitor
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    """One or more of each result, built by the calls that users make."""
+    model, objective = small()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.5, 0.99), eps=1e-4)
+    spectrum = es.Spectrum.from_eigenvalues([4.0, 1.0], bounds=[0.1, 0.0])
+    top = es.measure(objective, 2, vectors=True)
+    assert top.directions is not None
+    monitor = watched()
+    problem = es.Quadratic([1.0, 100.0], start=[1.0, 1.0])
+    lanes = torch.tensor([[0.01], [0.5]], dtype=torch.float64)
+    return {
+        "spectrum": spectrum,
+        "measurement": top,
+        "preconditioned": es.measure(objective, optimizer=adam),
+        "density": es.density(objective, 2, 4),
+        "limit": es.limit_now(objective, sgd, alone=True),
+        "limit at rest": es.limit_now(objective, torch.optim.SGD(model.parameters(), lr=0.0)),
+        "diagnosis": es.diagnose(objective, sgd),
+        "diagnosis of Adam": es.diagnose(objective, adam),
+        "recommendation": es.recommend(objective, sgd, train=[torch.eye(3), torch.ones(2, 3)], horizon=40, budget=120),
+        "critical sharpness": es.critical_sharpness(objective, adam),
+        "prediction": es.predict(es.HeavyBall(lr=0.1), spectrum, start=[1.0, 1.0], loss=1e-6),
+        "prediction without answers": es.predict(es.Adam(lr=0.1), spectrum, unit=2.0),
+        "tuning": es.tune(es.Nesterov(), spectrum),
+        "run": es.simulate(es.Momentum(lr=0.01), problem, steps=50, loss=1e-3, keep=("losses", "points"), settle=True),
+        "runs": es.simulate(es.RMSProp(lr=lanes, alpha=0.5), problem, steps=20, box=3.0, keep=("losses",)),
+        "runs without losses": es.simulate(es.Lion(lr=lanes), problem, steps=5),
+        "trace": es.trace(objective, 6),
+        "layers": es.layers(objective),
+        "finite step": es.finite_step(objective, top.directions[0], [0.1, 0.4]),
+        "postmortem": monitor.diagnose(),
+        "postmortem of calm": after_the_fact([{"step": 1, "lr": 0.1}], []),
+        "monitor": monitor,
+    }
+
+
+NAMES = [
+    *("spectrum", "measurement", "preconditioned", "density", "limit", "limit at rest", "diagnosis"),
+    *("diagnosis of Adam", "recommendation", "critical sharpness", "prediction", "prediction without answers"),
+    *("tuning", "run", "runs", "runs without losses", "trace", "layers", "finite step", "postmortem"),
+    *("postmortem of calm", "monitor"),
+]
+
+
+class Texts(html.parser.HTMLParser):
+    """The tags of a piece of HTML, which must be closed in order, and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.open.append(tag)
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_list_names_every_result(results: dict[str, Any]) -> None:
+    assert list(results) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_gives_the_result_back(name: str, results: dict[str, Any], tmp_path: Path) -> None:
+    result = results[name]
+    result.save(tmp_path / "r.json")
+    again = type(result).load(tmp_path / "r.json")
+    assert again.as_dict() == result.as_dict()
+    assert json.loads(json.dumps(again.as_dict(), allow_nan=False)) == again.as_dict()
+    assert str(again) == str(result)
+    head = json.loads((tmp_path / "r.json").read_text().splitlines()[0] if name == "monitor" else again.to_json())
+    assert (head["format"], head["version"], head["kind"]) == ("eigenstep", 1, result.kind)
+    again.plot(draw.panels()[1][0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_repr_is_one_short_line_and_the_text_is_not(name: str, results: dict[str, Any]) -> None:
+    line = repr(results[name])
+    assert len(line) < 120 and len(line.splitlines()) == 1
+    assert line.startswith(f"{type(results[name]).__name__}(") and line.endswith(")")
+    assert str(results[name]) != line and len(str(results[name])) > 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_shows_words_and_no_markup_of_others(name: str, results: dict[str, Any]) -> None:
+    page = Texts()
+    page.feed(results[name]._repr_html_())
+    assert not page.open and page.tags <= {"div", "p", "b", "small", "table", "tr", "td", "th"}
+    assert len(page.text.strip()) > 20
+
+
+def test_hostile_names_stay_text(results: dict[str, Any]) -> None:
+    hostile = replace(results["trace"], notes=(HOSTILE,)), results["layers"]
+    for result in hostile:
+        page = Texts()
+        page.feed(result._repr_html_())
+        assert HOSTILE in page.text and "script" not in page.tags
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_picture_goes_where_it_is_told(name: str, results: dict[str, Any]) -> None:
+    figure, (ax,) = draw.panels()
+    before = len(ax.get_children())
+    assert results[name].plot(ax) is ax
+    assert ax.get_xlabel()
+    assert len(ax.get_children()) > before or name == "postmortem of calm"
+    own = results[name].plot()
+    assert (own[0] if isinstance(own, list) else own).figure is not figure
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_for_pandas(name: str, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(es.Unsupported, match="pip install pandas"):
+        results[name].to_frame()
+    stand_in = types.SimpleNamespace(DataFrame=lambda columns: Columns(columns))
+    monkeypatch.setitem(sys.modules, "pandas", stand_in)
+    columns = results[name].to_frame()
+    assert columns and len({len(column) for column in columns.values()}) == 1 and len(next(iter(columns.values()))) > 0
+
+
+class Columns(dict[str, list[Any]]):
+    """As much of a DataFrame as the results use."""
+
+    def assign(self, **more: list[Any]) -> "Columns":
+        return Columns({**self, **more})
+
+
+def test_real_frames(results: dict[str, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    for name in NAMES:
+        assert isinstance(results[name].to_frame(), pandas.DataFrame)
+    assert results["runs"].to_frame().shape == (2, 5)
+    assert results["monitor"].to_frame()["step"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_numbers_come_back_as_numbers(results: dict[str, Any], tmp_path: Path) -> None:
+    limit = results["limit at rest"]
+    limit.save(tmp_path / "limit")
+    again = es.Limit.load(tmp_path / "limit")
+    assert (again.max_stable_lr, again.rules, again.alone) == (limit.max_stable_lr, limit.rules, limit.alone)
+    assert isinstance(again.edge, Measurement) and again.edge.certified == limit.edge.certified
+    results["runs"].save(tmp_path / "runs")
+    runs = es.Run.load(tmp_path / "runs")
+    assert runs.rule.lanes == (2, 1) and torch.equal(runs.left, results["runs"].left)
+    assert torch.equal(runs.losses, results["runs"].losses) and runs.left.dtype == torch.int64
+    results["diagnosis of Adam"].save(tmp_path / "d")
+    diagnosis = es.Diagnosis.load(tmp_path / "d")
+    rule = diagnosis.scale.rule
+    assert isinstance(rule, es.Adam) and rule.betas == (0.5, 0.99) and rule.eps == 1e-4
+    assert torch.equal(diagnosis.spectrum.values, results["diagnosis of Adam"].spectrum.values)
+    infinite = replace(results["tuning"], lr_limit=float("inf"))
+    infinite.save(tmp_path / "t")
+    assert Tuning.load(tmp_path / "t") == infinite
+
+
+def test_what_a_file_cannot_hold_says_so(results: dict[str, Any], tmp_path: Path) -> None:
+    results["limit"].save(tmp_path / "limit")
+    with pytest.raises(es.InvalidValue, match="holds no vectors"):
+        _ = es.Limit.load(tmp_path / "limit").direction
+    results["measurement"].save(tmp_path / "m")
+    with pytest.raises(es.InvalidValue, match="file holds none"):
+        Measurement.load(tmp_path / "m").named()
+
+
+def test_other_kinds_are_refused_by_name(results: dict[str, Any], tmp_path: Path) -> None:
+    results["trace"].save(tmp_path / "trace")
+    kinds = (es.Limit, es.Diagnosis, es.Recommendation, es.Run, Prediction, Tuning, Layers, FiniteStep, Postmortem)
+    for kind in kinds:
+        with pytest.raises(es.BadFile, match="holds a 'trace'"):
+            kind.load(tmp_path / "trace")
+    with pytest.raises(es.BadFile, match="no log of a monitor"):
+        Log.load(tmp_path / "trace")
+    results["tuning"].save(tmp_path / "tuning")
+    with pytest.raises(es.BadFile, match="holds a 'tuning', a 'trace' is needed"):
+        Trace.load(tmp_path / "tuning")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "words"),
+    [
+        ("trace", ("value",), "x", "'value' must be a finite number, not 'x'"),
+        ("trace", ("notes",), [1], r"'notes\[0\]' must be text, not 1"),
+        ("limit", ("edge", "values"), None, "edge: 'values' must be a list"),
+        ("limit", ("alone",), {"a": 1.0}, "'alone' must have whole numbers for names"),
+        ("diagnosis", ("slow", "tenfold"), 1, "'slow.tenfold' must be a mapping"),
+        ("diagnosis", ("slow", "gradient_values"), [[1.0], 2.0], "'slow.gradient_values' must be numbers"),
+        ("diagnosis", ("direction", "origin"), "x", "'direction.origin' must be one of 'curvature'"),
+        ("diagnosis", ("scale", "rule", "name"), "x", "scale.rule: rule 'x' does not exist"),
+        ("diagnosis", ("scale", "rule", "lr"), -1.0, "lr=-1.0"),
+        ("recommendation", ("interval",), [1.0], "'interval' must be a list of 2, not of 1"),
+        ("recommendation", ("candidates", 0, "diverged"), "no", r"'candidates\[0\].diverged' must be true or false"),
+        ("run", ("steps",), 0.5, "'steps'"),
+        ("layers", ("layers",), [], "'layers' must be a mapping"),
+        ("prediction", ("settings",), None, "'settings' must be a mapping"),
+    ],
+)
+def test_wrong_fields_are_refused_by_name(
+    name: str, place: tuple[Any, ...], value: Any, words: str, results: dict[str, Any], tmp_path: Path
+) -> None:
+    content = json.loads(results[name].to_json())
+    inner = content
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    (tmp_path / "r").write_text(json.dumps(content))
+    with pytest.raises(es.BadFile, match=words):
+        type(results[name]).load(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "place", [("scale", "per"), ("limit", "edge", "values"), ("verdict",), ("direction", "finite_step", "loss")]
+)
+def test_missing_fields_are_named(place: tuple[str, ...], results: dict[str, Any], tmp_path: Path) -> None:
+    content = json.loads(results["diagnosis"].to_json())
+    inner = content
+    for step in place[:-1]:
+        inner = inner[step]
+    del inner[place[-1]]
+    (tmp_path / "r").write_text(json.dumps(content))
+    with pytest.raises(es.BadFile, match=f"it lacks .*{place[-1]}"):
+        es.Diagnosis.load(tmp_path / "r")
+
+
+def test_a_monitor_keeps_its_own_log(tmp_path: Path) -> None:
+    model, objective = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with es.Monitor(objective, optimizer, log=tmp_path / "run.jsonl") as monitor:
+        with pytest.raises(es.BadFile, match="own log"):
+            monitor.save(tmp_path / "run.jsonl")
+        optimizer.step()
+        monitor.save(tmp_path / "copy.jsonl")
+    assert monitor.as_dict()["header"] == es.Monitor.load(tmp_path / "copy.jsonl").as_dict()["header"]
+
+
+def test_lanes_given_as_lists_keep_their_digits() -> None:
+    assert es.GradientDescent(lr=[[0.1], [0.01]]).as_dict()["lr"] == [[0.1], [0.01]]
