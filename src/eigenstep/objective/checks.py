@@ -1,15 +1,21 @@
-"""What must hold of a batch's loss: one finite real number, the same at every call; and what in it stands still."""
+"""What must hold of a batch's loss: one finite real number, the same at every call; what stands still; what to say."""
 
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from eigenstep.errors import InvalidValue
+from eigenstep.objective.data.loader import subset_note
+from eigenstep.objective.dropout import recurrent_dropouts
 
+if TYPE_CHECKING:
+    from eigenstep.objective.objective import Objective
+
+NOT_TRAINED = "not the curvature that your optimiser sees: BatchNorm is in eval mode"
 SAME = 100.0  # units of rounding by which a loss may differ between two calls: sums in another order, on a GPU
 
 
@@ -79,3 +85,41 @@ def refuse_change(number: int, one: float, two: float, dtype: torch.dtype) -> No
 def announce(message: str) -> None:
     """Say aloud that another way is taken than the one asked for."""
     warnings.warn(message, stacklevel=3)
+
+
+def notes_of(
+    objective: "Objective", unreached: tuple[str, ...], outside: int, unmoved: int, strange: str | None
+) -> Iterator[str]:
+    """Yield what a reader of an objective's results should know; the rest is what its check has found."""
+    if unreached:
+        yield f"left out, not reached by the loss: {', '.join(unreached)}"
+    if outside:
+        yield (
+            f"the loss also depends on {outside} trainable parameters outside the model, held as they are; if "
+            "they are trained, give their module too: Objective([model, other], ...)"
+        )
+    if objective.batches.ignored:
+        yield f"batches of weight 0, which do not count: {objective.batches.ignored}"
+    if unmoved and not objective._inherits:
+        yield f"batches that reach no parameter, and count as constant: {unmoved}"
+    if strange is not None:
+        yield strange
+    if objective.hook is not None:
+        yield f"the gradient hook {objective.hook} is no part of the loss: left out"
+    norms = [m for m in objective.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in norms if m.running_mean is not None]  # the others use the batch in either mode
+    frozen = [m for m in norms if not m.training]
+    if norms and objective.mode == "eval":
+        yield NOT_TRAINED
+    elif frozen:
+        yield f"{len(frozen)} of {len(norms)} BatchNorm layers were in eval mode, and measured so"
+    elif norms:
+        yield "BatchNorm in train mode: each batch is normalised by itself, so how the data are cut matters"
+    drops = bool(recurrent_dropouts(objective.model))
+    if objective.dropout == "fixed" and objective.mode == "train":
+        yield f"dropout held at one mask per batch (seed {objective.seed})"
+    elif objective.mode == "train" and (objective._no_dropout.met or drops):
+        yield "dropout switched off"
+    for said in (subset_note(objective.batches.source), objective.batches.intake.note()):
+        if said is not None:
+            yield said

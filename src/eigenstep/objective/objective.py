@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from eigenstep import progress
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
 from eigenstep.objective import restore
-from eigenstep.objective.checks import StopGradients, refuse_change
+from eigenstep.objective.checks import StopGradients, notes_of, refuse_change
 from eigenstep.objective.data.batches import Batches, PerBatch
-from eigenstep.objective.data.loader import subset_note
 from eigenstep.objective.data.mean import not_a_mean
-from eigenstep.objective.dropout import NoDropout, recurrent_dropouts
+from eigenstep.objective.dropout import NoDropout
 from eigenstep.objective.evaluation import Dropout, Evaluation, Loss, Mode
 from eigenstep.objective.graph import leaves_of, refuse_hidden_parameters
 from eigenstep.objective.memory import free_bytes
@@ -33,7 +32,6 @@ from eigenstep.objective.world import calls_pass
 
 Reduction = Literal["mean", "sum"]
 ONE_EACH = "the loss is a batch's sum: judged for a loop that makes one update per batch, so by the mean over batches"
-NOT_TRAINED = "not the curvature that your optimiser sees: BatchNorm is in eval mode"
 
 
 @dataclass(frozen=True)
@@ -256,7 +254,7 @@ class Objective(Evaluation):
         if not names:
             raise InvalidValue("Objective: the loss reaches none of the parameters that were asked for; choose others")
         params = tuple(self._chosen[n] for n in names)
-        notes = tuple(self._notes(unreached, tuple(outside.values()), unmoved, strange))
+        notes = tuple(notes_of(self, unreached, len(outside), unmoved, strange))
         return Checked(names, params, unreached, notes, heaviest, tuple(losses), self.point(), stop.met)
 
     def _weighed(self, i: int, batch: Any) -> tuple[Tensor, float]:
@@ -272,42 +270,6 @@ class Objective(Evaluation):
         for p in self._chosen.values():
             saved.pop(p.untyped_storage().data_ptr(), None)
         return loss, float(sum(saved.values()))
-
-    def _notes(
-        self, unreached: tuple[str, ...], outside: tuple[nn.Parameter, ...], unmoved: int, strange: str | None
-    ) -> Iterator[str]:
-        if unreached:
-            yield f"left out, not reached by the loss: {', '.join(unreached)}"
-        if outside:
-            yield (
-                f"the loss also depends on {len(outside)} trainable parameters outside the model, held as they are; if "
-                "they are trained, give their module too: Objective([model, other], ...)"
-            )
-        if self.batches.ignored:
-            yield f"batches of weight 0, which do not count: {self.batches.ignored}"
-        if unmoved and not self._inherits:
-            yield f"batches that reach no parameter, and count as constant: {unmoved}"
-        if strange is not None:
-            yield strange
-        if self.hook is not None:
-            yield f"the gradient hook {self.hook} is no part of the loss: left out"
-        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        norms = [m for m in norms if m.running_mean is not None]  # the others use the batch in either mode
-        frozen = [m for m in norms if not m.training]
-        if norms and self.mode == "eval":
-            yield NOT_TRAINED
-        elif frozen:
-            yield f"{len(frozen)} of {len(norms)} BatchNorm layers were in eval mode, and measured so"
-        elif norms:
-            yield "BatchNorm in train mode: each batch is normalised by itself, so how the data are cut matters"
-        drops = bool(recurrent_dropouts(self.model))
-        if self.dropout == "fixed" and self.mode == "train":
-            yield f"dropout held at one mask per batch (seed {self.seed})"
-        elif self.mode == "train" and (self._no_dropout.met or drops):
-            yield "dropout switched off"
-        for said in (subset_note(self.batches.source), self.batches.intake.note()):
-            if said is not None:
-                yield said
 
 
 def required(what: str, given: Any) -> None:
