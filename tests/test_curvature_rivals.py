@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import eigenstep as es
-from eigenstep.curvature import GGNOperator, HessianOperator
+from eigenstep.curvature import GGNOperator, HessianOperator, as_operator
+from eigenstep.curvature.measure import operator_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what it imports still uses torch.jit.script
@@ -65,14 +66,41 @@ def test_an_operator_of_hessian_eigenthings_is_measured_as_ours(network: Any) ->
     torch.testing.assert_close(theirs.eigenvalues, own.eigenvalues, rtol=1e-7, atol=0)
 
 
-def test_our_operator_in_scipys_solver(network: Any) -> None:
-    _, _, objective = network
-    found = es.measure(objective, top=3, tol=1e-8)
+@pytest.mark.parametrize("which", ["hessian", "ggn", "preconditioned"])
+def test_our_operators_in_scipys_solver(network: Any, which: str) -> None:
+    model, batches, objective = network
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        adam.zero_grad()
+        objective.loss(model, batches[0]).backward()
+        adam.step()
+    options: dict[str, Any] = {"optimizer": adam} if which == "preconditioned" else {"curvature": which}
+    found = es.measure(objective, top=3, tol=1e-8, **options)
     with objective.session():
-        operator = HessianOperator(objective)
-        linear = scipy.sparse.linalg.LinearOperator(
-            operator.shape, matvec=lambda v: operator.matvec(torch.as_tensor(v.ravel())).numpy(), dtype=np.float64
-        )
-        start = np.random.default_rng(0).standard_normal(objective.size)
+        linear = operator_of(objective, **options).to_scipy()
+        start = np.random.default_rng(0).standard_normal(linear.shape[0])
         values = scipy.sparse.linalg.eigsh(linear, 3, which="LA", v0=start, return_eigenvectors=False)
+    assert linear.dtype == np.float64
     np.testing.assert_allclose(found.eigenvalues.numpy(), np.sort(values)[::-1], rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_what_scipy_is_given_is_the_operator(dtype: torch.dtype) -> None:
+    half = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    matrix = half + half.T
+    linear = as_operator(matrix).to_scipy()
+    assert linear.dtype == (np.float64 if dtype == torch.float64 else np.float32)
+    np.testing.assert_array_equal(linear @ np.eye(5), matrix.to(torch.float64).numpy())
+    np.testing.assert_array_equal(linear.T @ np.eye(5), linear @ np.eye(5))
+    np.testing.assert_array_equal(linear @ (1j * np.eye(5)[0]), 1j * (linear @ np.eye(5)[0]))
+    given = np.eye(5)[:, 0]
+    first, second = linear @ given, linear @ np.eye(5)[:, 1]
+    assert not np.shares_memory(first, second) and given.tolist() == [1, 0, 0, 0, 0]
+
+
+def test_an_operator_of_scipy_goes_in_and_comes_out_again(network: Any) -> None:
+    _, _, objective = network
+    with objective.session():
+        linear = HessianOperator(objective).to_scipy()
+        own, back = es.measure(objective, 2, tol=1e-8), es.measure(linear, 2, tol=1e-8)
+    torch.testing.assert_close(back.eigenvalues, own.eigenvalues, rtol=1e-9, atol=0)

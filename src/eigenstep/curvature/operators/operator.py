@@ -39,6 +39,27 @@ class Operator(ABC):
             return self.matvec(other)
         return torch.stack([self.matvec(column) for column in other.T], dim=1)
 
+    def to_scipy(self) -> Any:
+        """Return the operator as SciPy's LinearOperator, (size, size), for eigsh, cg and the like.
+
+        Its products are this operator's, in its dtype (float32 for narrower ones); an objective's need its session. A
+        complex vector is multiplied part by part.
+
+        >>> as_operator(lambda v: 3 * v, 2).to_scipy() @ np.ones(2)
+        array([3., 3.])
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+
+        def product(vector: Any) -> Any:
+            if np.iscomplexobj(vector):
+                return product(vector.real) + 1j * product(vector.imag)
+            given = torch.tensor(np.ravel(vector), dtype=self.dtype, device=self.device)
+            return self.matvec(given).detach().to("cpu", wide).numpy().copy()
+
+        return LinearOperator(self.shape, matvec=product, rmatvec=product, dtype=str(wide).removeprefix("torch."))
+
     @property
     def provenance(self) -> Mapping[str, Any]:
         """What a result should say about where its numbers come from."""
