@@ -82,12 +82,16 @@ class Usual:
 
 @dataclass(frozen=True)
 class RatioChange:
-    """By what factors the ratio's parts have changed between two measurements; `driver` is the one that grew most."""
+    """By what factors the ratio's parts have changed between two measurements; `driver` is the one that grew most.
+
+    span: the updates that the two were made before.
+    """
 
     lr: float
     sharpness: float
     preconditioner: float
     settings: bool
+    span: tuple[int, int] | None = None
 
     @property
     def driver(self) -> Driver | None:
@@ -102,24 +106,28 @@ class RatioChange:
             return "settings"
         return name if parts[name] > 1.1 else None
 
-    def words(self) -> str:
-        """The factors in words."""
+    def words(self, span: tuple[int, int] | None = None) -> str:
+        """The factors in words, with the updates that they are from and to; not if these are `span`, named already."""
+        during = f" between updates {self.span[0]} and {self.span[1]}" if self.span and self.span != span else ""
         if self.driver == "settings":
-            return "the optimizer's settings changed"
+            return f"the optimizer's settings changed{during}"
         said = {
             "lr": "lr",
             "sharpness": "the sharpness",
             "preconditioner": "the preconditioner's share of the curvature",
         }
         grew = [f"{said[n]} grew {getattr(self, n):.3g} times" for n in said if getattr(self, n) > 1.1]
-        return " and ".join(grew) or "neither lr nor the sharpness has grown: they were too large before"
+        if not grew:
+            return f"neither lr nor the sharpness grew{during}: they were too large before"
+        return f"{' and '.join(grew)}{during}"
 
 
 def ratio_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> RatioChange:
     """Return what moved the ratio from one measured record to another."""
     lr, sharp = _factor(old, new, "lr"), _factor(old, new, "sharpness")
     scaled = _factor(old, new, "preconditioned_sharpness")
-    return RatioChange(lr, sharp, scaled / sharp if scaled != 1 else 1.0, old.get("settings") != new.get("settings"))
+    anew = old.get("settings") != new.get("settings")
+    return RatioChange(lr, sharp, scaled / sharp if scaled != 1 else 1.0, anew, (int(old["step"]), int(new["step"])))
 
 
 def tells(record: Mapping[str, Any]) -> bool:

@@ -39,18 +39,19 @@ def judge(jump: Jump) -> tuple[Cause, Driver | None]:
     """Tell curvature from data.
 
     At the same weights the batch jumped and the fixed probe did not: data. Both did, so that the weights had moved:
-    after an earlier jump its verdict stands; else the ratio was past 1 (curvature), or nothing tells.
+    after an earlier jump its verdict stands, if it was one, and unless the ratio is past 1 by what no data do, a new lr
+    or new settings; else the ratio was past 1 (curvature), or nothing tells.
     """
     grew = jump.probe_factor
     if grew is not None and math.isfinite(grew):
         batch = math.inf if math.isnan(jump.factor) else max(jump.factor, 1.0)
         if grew < min(batch, 1e6) ** PART:
             return "data", "gradient"
-    if jump.earlier is not None:
+    past = jump.ratio is not None and jump.ratio >= 1
+    driver = jump.moved.driver if jump.moved else None
+    if jump.earlier is not None and jump.earlier[0] != "unclear" and not (past and driver in ("lr", "settings")):
         return jump.earlier
-    if jump.ratio is not None and jump.ratio >= 1:
-        return "curvature", jump.moved.driver if jump.moved else None
-    return "unclear", None
+    return ("curvature", driver) if past else ("unclear", None)
 
 
 @dataclass
@@ -131,18 +132,19 @@ class Anomalies:
             usual = median(self.quotients) if self.quotients else math.nan
             probe_factor = self.probe.loss(weights) / self._scale() / usual
         factor = _over(gradient, self.grads.middle) if by_gradient else _over(loss, self.losses.middle)
-        before, scaled, now = (last or {}).get("stability_ratio"), None, after.get("stability_ratio")
-        if last is not None and before is not None:
-            scaled = before * record["lr"] / last["lr"] if last["lr"] else before
-        ratio = max((r for r in (scaled, now) if r is not None), default=None)
-        worse = after if ratio is not None and ratio == now else {**(last or {}), "lr": record["lr"]}
+        state, words = _worse(last or {}, after, record)
+        ratio = state.get("stability_ratio")
         reference = self.below or last
-        moved = ratio_change(reference, self.above or worse) if reference else None
-        cause, driver = judge(Jump(factor, probe_factor, ratio, self.verdict if in_episode else None, moved))
+        moved = ratio_change(reference, self.above or state) if reference and state else None
+        earlier = self.verdict if in_episode else None
+        cause, driver = judge(Jump(factor, probe_factor, ratio, earlier, moved))
         name, value = ("gradient's norm", gradient) if by_gradient else ("loss", loss)
         much = f", {factor:.3g} times its usual" if math.isfinite(factor) else ""
         seen = "gradient" if by_gradient else "loss"
-        why = _why(cause, ratio, moved, after, f"{seen} shows no such jump{_times(probe_factor)}", in_episode)
+        if (cause, driver) == earlier and cause != "unclear":
+            why = f"{cause}, following the jump before"
+        else:
+            why = _why(cause, words, moved, state, f"{seen} shows no such jump{_times(probe_factor)}")
         sentence = f"step {record['step']}: the {name} is {value:.4g}{much}: {why}."
         evidence = {"factor": factor, "probe_factor": probe_factor, "stability_ratio": ratio, "after": after}
         return Alarm(record["step"], code, sentence, cause, driver, evidence)
@@ -160,22 +162,25 @@ def _times(factor: float | None) -> str:
     return f" ({factor:.3g} times the usual)" if factor and math.isfinite(factor) else ""
 
 
-def _why(
-    cause: Cause,
-    ratio: float | None,
-    moved: RatioChange | None,
-    after: Mapping[str, Any],
-    on_probe: str,
-    in_episode: bool,
-) -> str:
-    if in_episode and cause != "unclear":
-        return f"{cause}, following the jump before"
+def _worse(last: Record, after: Record, record: Record) -> tuple[Record, str]:
+    """The state of the larger ratio, and its words: after the update, or the last measured one at the update's lr."""
+    before, now = last.get("stability_ratio"), after.get("stability_ratio")
+    scaled = before * record["lr"] / last["lr"] if before is not None and last["lr"] else before
+    if now is not None and (scaled is None or now >= scaled):
+        return after, f"is {now:.3g} before update {after['step']}"
+    if before is None or scaled is None:
+        return {}, "is not known"
+    at_lr = f" ({scaled:.3g} at the lr of this one)" if record["lr"] != last["lr"] else ""
+    state = {**last, "step": record["step"], "lr": record["lr"], "stability_ratio": scaled}
+    return state, f"was {before:.3g} before update {last['step']}{at_lr}"
+
+
+def _why(cause: Cause, ratio: str, moved: RatioChange | None, state: Mapping[str, Any], on_probe: str) -> str:
     if cause == "data":
         return f"data: at the same weights the fixed probe's {on_probe}; look at this update's batch"
     if cause == "curvature":
-        limit = after.get("max_stable_lr")
-        below = f"; an lr below {limit:.3g} would be stable now" if limit and math.isfinite(limit) else ""
+        limit = state.get("max_stable_lr")
+        below = f"; an lr below {limit:.3g} would be stable there" if limit and math.isfinite(limit) else ""
         grown = moved.words() if moved else "from the start"
-        return f"curvature: the stability ratio stands at {ratio:.3g}, {grown}{where(after)}{below}"
-    known = "is not known" if ratio is None else f"stood at {ratio:.3g}"
-    return f"unclear: the weights had moved, yet the stability ratio {known}"
+        return f"curvature: the stability ratio {ratio}, {grown}{where(state)}{below}"
+    return f"unclear: the weights had moved, {'yet' if state else 'and'} the stability ratio {ratio}"

@@ -288,7 +288,7 @@ class Monitor(Recorded):
             return {}
         reading = self.measure(confirm=False)
         lr = lr_of(self.optimizer)
-        return {"step": self.count, "lr": lr, **reading.as_record(lr), **self._set_to()}
+        return {"step": self.count + 1, "lr": lr, **reading.as_record(lr), **self._set_to()}
 
     def _settle(self) -> None:
         """Close the pending record: its loss, its alarms, its line in the log."""

@@ -8,27 +8,29 @@ from typing import Any, ClassVar
 from eigenstep.errors import InvalidValue
 from eigenstep.result import Result, Words, number
 from eigenstep.training.alarms import Alarm, RatioChange, is_excess, ratio_change, tells
-from eigenstep.training.anomaly import Jump, judge
-from eigenstep.training.course import Rise, course_of, rise_of
+from eigenstep.training.course import course_of
+from eigenstep.training.failure import failure_of
 from eigenstep.training.record import Record
 
 _EARLY = " once most second moments had begun"
-JUMPS = ("non-finite", "loss-jump", "gradient-jump")
+_CREPT = 1.5  # times its first value: an lr that a schedule raised, however little it did between two measurements
 
 
 @dataclass(frozen=True, repr=False)
 class Postmortem(Result):
     """What a run's records say.
 
-    spike: the update at which the loss (else the gradient) first jumped or was not finite, None if it never did; by the
-    alarms and, since these need some updates before they know what is usual, in hindsight by the recorded losses.
+    spike: the update at which the jump began (of the loss, else of the gradient) that ended the run, its loss not being
+    finite from then on; in a run that ends finite, that of the highest rise over the usual; None if nothing jumped. By
+    the alarms and, since these need some updates before they know what is usual, in hindsight by the recorded losses.
     cause: 'curvature', 'data' or 'unclear', None without a spike. driver: what moved: 'lr', 'sharpness',
     'preconditioner', 'settings' (momentum, nesterov, ...) or 'gradient'.
-    crossed: (a, b): the ratio was below 1 before update a and not below before update b, the last such crossing before
-    the spike (or of the run); all that is known, so that b - a is its uncertainty. a = 0: already at the first
-    measurement. crossed_estimate: where in between, from the recorded lr at the sharpness of a; None if lr does not
-    tell. lead: (fewest, most) updates from the crossing to the spike. layers: shares of the sharp direction. change:
-    what to do, most telling first. reasons: why an answer is None.
+    crossed: (a, b): the ratio was below 1 before update a and not below before update b: the first such crossing since
+    the loss left its usual, else the last before the spike, else the first after it (without a spike, the last); all
+    that is known, so that b - a is its uncertainty. a = 0: already at the first measurement. ratio, max_stable_lr,
+    layers (shares of the sharp direction): before update b, else as last measured. crossed_estimate: where in between,
+    from the recorded lr at the sharpness of a; None if lr does not tell. lead: (fewest, most) updates from the crossing
+    to the spike. change: what to do, most telling first. reasons: why an answer is None.
     """
 
     kind: ClassVar[str] = "postmortem"
@@ -86,34 +88,31 @@ def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) 
     if not steps:
         raise InvalidValue("diagnose: nothing has been recorded yet; take some updates first")
     told = [alarm.as_record() if isinstance(alarm, Alarm) else alarm for alarm in alarms]
-    jump = next((a for a in told if a["alarm"] in JUMPS), None)
-    rise = rise_of(steps)
-    if rise is not None and (jump is None or rise.step < jump["step"]):
-        jump = _in_hindsight(rise, steps)
+    failure = failure_of(steps, told)
+    jump = failure.jump if failure else None
     spike = int(jump["step"]) if jump else None
-    if spike is None:
-        measured = [r for r in steps if tells(r)]
-    else:
-        measured = [r for r in steps if r.get("stability_ratio") is not None and r["step"] <= spike]
-    if jump and (jump["evidence"].get("after") or {}).get("stability_ratio") is not None:
-        measured.append({**jump["evidence"]["after"], "step": spike + 1 if spike else 0})
-    crossed, below, above = _crossing(measured)
+    measured = [r for r in steps if (tells(r) if jump is None else r.get("stability_ratio") is not None)]
+    after = (jump["evidence"].get("after") or {}) if jump else {}
+    if spike is not None and after.get("stability_ratio") is not None and not _has(measured, spike + 1):
+        measured = sorted([*measured, {**after, "step": spike + 1}], key=lambda r: int(r["step"]))
+    crossed, below, above = _crossing(measured, failure.since if failure else None, spike)
     reasons = {} if crossed else {"crossed": "the ratio never rose past 1" if measured else "nothing was measured"}
     estimate = _by_lr(steps, crossed, below)
     lead = None
-    if crossed and spike is not None:
+    if crossed and spike is not None and crossed[0] <= spike:
         lead = (max(spike - crossed[1], 0), spike - crossed[0])
     else:
-        reasons["lead"] = "no spike" if spike is None else reasons["crossed"]
+        late = "the ratio rose past 1 only after the spike" if crossed else reasons.get("crossed", "")
+        reasons["lead"] = "no spike" if spike is None else late
     last = above or (measured[-1] if measured else None)
-    moved = ratio_change(below, above) if below and above else None
+    moved = _moved(measured[0], below, above) if below and above else None
     cause = jump["cause"] if jump else None
-    driver = jump["driver"] if jump else (moved.driver if moved else None)
-    if cause == "curvature" and driver is None and moved is not None:
-        driver = moved.driver
+    driver = jump.get("driver") if jump else None
+    if cause != "data" and moved is not None:
+        driver = moved.driver or driver
     if spike is None:
         reasons["spike"] = "no jump of the loss was seen"
-    limit = (below or last or {}).get("max_stable_lr")
+    limit = min((r["max_stable_lr"] for r in (below, last) if r and r.get("max_stable_lr")), default=None)
     shares = (last or {}).get("layers") or {}
     return Postmortem(
         spike=spike,
@@ -125,39 +124,40 @@ def after_the_fact(records: Sequence[Record], alarms: Sequence[Alarm | Record]) 
         ratio=last["stability_ratio"] if last else None,
         max_stable_lr=last["max_stable_lr"] if last else None,
         layers=shares,
-        change=tuple(_remedies(cause, driver, crossed, limit, shares, spike, moved)),
-        sentence=_sentence(jump, crossed, estimate, lead, measured, moved, steps),
+        change=tuple(_remedies(jump, driver, crossed, limit, shares)),
+        sentence=_sentence(jump, crossed, estimate, lead, measured, moved, steps, failure.words() if failure else ""),
         reasons=reasons,
     )
 
 
-def _in_hindsight(rise: Rise, steps: list[Record]) -> Record:
-    """A rise that no alarm told of, as an alarm would have: with what the measurements up to it say of its cause."""
-    seen = [r for r in steps if r["step"] <= rise.step and r.get("stability_ratio") is not None]
-    ratio = seen[-1]["stability_ratio"] if seen else None
-    probes = [r["probe_loss"] for r in seen if r.get("probe_loss")]
-    at_it = len(probes) > 1 and seen[-1]["step"] == rise.step  # the probe at the very weights
-    factor = probes[-1] / probes[-2] if at_it else None
-    cause, driver = judge(Jump(rise.factor, factor, ratio, None, None))
-    known = "was not measured before" if ratio is None else f"was last measured at {ratio:.3g}"
-    why = {
-        "data": "data: at the same weights the fixed probe's loss shows no such rise",
-        "curvature": f"curvature: the stability ratio {known}",
-        "unclear": f"unclear: the stability ratio {known}",
-    }
-    told = {"alarm": "loss-jump", "sentence": f"{rise.words()}: {why[cause]}", "evidence": {}}
-    return {"step": rise.step, "cause": cause, "driver": driver, **told}
+def _has(measured: list[Record], step: int) -> bool:
+    return any(r["step"] == step for r in measured)
 
 
-def _crossing(measured: list[Record]) -> tuple[tuple[int, int] | None, Record | None, Record | None]:
-    """The last rise of the ratio past 1, and the records on its two sides."""
-    found: tuple[tuple[int, int] | None, Record | None, Record | None] = (None, None, None)
+Crossing = tuple[tuple[int, int] | None, Record | None, Record | None]
+
+
+def _crossing(measured: list[Record], since: int | None, spike: int | None) -> Crossing:
+    """The rise of the ratio past 1 to tell of (see Postmortem), and the records on its two sides."""
+    found: list[tuple[tuple[int, int], Record | None, Record]] = []
     before: Record | None = None
     for record in measured:
         if record["stability_ratio"] >= 1 and (before is None or before["stability_ratio"] < 1):
-            found = ((before["step"] if before else 0, record["step"]), before, record)
+            found.append(((before["step"] if before else 0, record["step"]), before, record))
         before = record
-    return found
+    if not found:
+        return None, None, None
+    if spike is None or since is None:
+        return found[-1]
+    until = [one for one in found if one[0][1] <= spike + 1]
+    within = [one for one in until if one[0][1] > since]
+    return within[0] if within and since < spike else until[-1] if until else found[0]
+
+
+def _moved(first: Record, below: Record, above: Record) -> RatioChange:
+    """What moved the ratio past 1; where lr creeps, its growth is told from the first measurement on."""
+    near, far = ratio_change(below, above), ratio_change(first, above)
+    return far if near.lr > 1 and far.lr > _CREPT * near.lr and far.driver == "lr" else near
 
 
 def _by_lr(steps: list[Record], crossed: tuple[int, int] | None, below: Record | None) -> int | None:
@@ -176,6 +176,7 @@ def _sentence(
     measured: list[Record],
     moved: RatioChange | None,
     steps: list[Record],
+    others: str,
 ) -> str:
     parts = [jump["sentence"].rstrip(".") if jump else f"{len(steps)} updates without a jump of the loss"]
     if course := course_of(steps):
@@ -184,44 +185,55 @@ def _sentence(
         parts.append(f"the ratio was past 1 at the first measurement, before update {crossed[1]}")
     elif crossed:
         by = f", by lr at {estimate}" if estimate is not None else ""
-        why = f" because {moved.words()}" if moved else ""
+        why = f" because {moved.words(crossed)}" if moved else ""
         parts.append(f"the ratio rose past 1 between updates {crossed[0]} and {crossed[1]}{by}{why}")
     elif measured:
-        early = "" if all(tells(r) for r in steps if r.get("stability_ratio") is not None) else _EARLY
-        parts.append(f"the ratio stayed below 1{early}, last at {measured[-1]['stability_ratio']:.3g}")
+        early = _EARLY if len(measured) < sum(r.get("stability_ratio") is not None for r in steps) else ""
+        parts.append(f"the ratio stayed below 1{early}, {_last(measured)}")
     if crossed and lead:
         few, most = lead
         parts.append(f"{few if few == most else f'{few} to {most}'} updates before the jump")
-    if crossed and measured[-1]["stability_ratio"] < 1:
-        parts.append(f"last measured it was below 1 again, at {measured[-1]['stability_ratio']:.3g}")
-    if crossed and not jump:
+    elif crossed and jump:
+        parts.append("that is after the jump")
+    if crossed:
         highest = max(measured, key=lambda record: record["stability_ratio"])
         parts.append(f"at its highest the ratio was {highest['stability_ratio']:.3g}, before update {highest['step']}")
-        usual = highest["stability_ratio"] <= is_excess(highest)
-        parts.append(f"about 1 is the edge of stability, and normal{'' if usual else ', so high is not'}")
+        again = "below 1 again, " if measured[-1]["stability_ratio"] < 1 else ""
+        parts.append(f"{again}{_last(measured)}")
+        if not jump:
+            usual = highest["stability_ratio"] <= is_excess(highest)
+            parts.append(f"about 1 is the edge of stability, and normal{'' if usual else ', so high is not'}")
+    if others:
+        parts.append(others)
     return "; ".join(parts) + "."
 
 
+def _last(measured: list[Record]) -> str:
+    return f"last measured at {measured[-1]['stability_ratio']:.3g}, before update {measured[-1]['step']}"
+
+
 def _remedies(
-    cause: str | None,
+    jump: Record | None,
     driver: str | None,
     crossed: tuple[int, int] | None,
     limit: float | None,
     shares: Mapping[str, float],
-    spike: int | None,
-    moved: RatioChange | None,
 ) -> list[str]:
     below = f" below {limit:.3g}" if limit and math.isfinite(limit) else ""
-    if cause == "data":
-        return [
-            f"look at the batch of update {spike}: its labels, its scale, how its loss was reduced",
-            "clip gradients (torch.nn.utils.clip_grad_norm_), so that no single batch moves the weights far",
-        ]
-    if crossed is None or (cause is None and crossed[0] != 0):
+    if jump is not None and jump["cause"] == "data":
+        look = f"look at the batch of update {jump['step']}: its labels, its scale, how its loss was reduced"
+        if jump["alarm"] == "non-finite":
+            return [
+                look,
+                "skip an update whose loss or gradient is not finite: clip_grad_norm_ with error_if_nonfinite=True "
+                "raises before the weights take it; clipping alone makes every gradient nan",
+            ]
+        return [look, "clip gradients (torch.nn.utils.clip_grad_norm_), so that no single batch moves the weights far"]
+    if crossed is None or (jump is None and crossed[0] != 0):
         return []
     first = {
         "lr": f"keep lr{below}, or raise it more slowly: the schedule outran the limit",
-        "sharpness": f"lower lr{below}, or cap it with StabilityLR: the loss grew sharper under a fixed lr",
+        "sharpness": f"lower lr{below}, or cap it with StabilityLR: the loss grew sharper",
         "preconditioner": "the second moments shrank: raise eps or betas[1], or lower lr" + below,
         "settings": f"the optimizer's settings changed the limit: with them, keep lr{below}",
     }

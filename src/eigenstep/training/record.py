@@ -183,8 +183,14 @@ class LogWriter:
 
 
 def from_json(record: Mapping[str, Any]) -> Record:
-    """Undo `jsonable` for a record: 'nan', 'inf' and '-inf' are numbers again."""
-    return {k: _NUMBERS.get(v, v) if isinstance(v, str) and k not in _TEXTS else v for k, v in record.items()}
+    """Undo `jsonable` for a record, and what it holds: 'nan', 'inf' and '-inf' are numbers again."""
+
+    def number(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return from_json(value)
+        return _NUMBERS.get(value, value) if isinstance(value, str) and name not in _TEXTS else value
+
+    return {name: number(name, value) for name, value in record.items()}
 
 
 def writer_of(writer: Any) -> Write | None:
