@@ -1,11 +1,9 @@
 """What an update rule is: a linear filter on gradients, measured in an adaptive unit per coordinate."""
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -13,17 +11,11 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue, UnknownName
+from eigenstep.rules.checks import RANGES, checked, looks_numeric
 from eigenstep.rules.data import as_data, from_data, named, own_name
 
 Number = float | Tensor
 Coefficients = tuple[Number, ...]
-
-# Half-open ranges of the hyperparameters that torch names; any other number must only be finite.
-_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("lr", "weight_decay", "eps", "delta"), (0.0, math.inf)),
-    **dict.fromkeys(("lr_decay", "momentum_decay", "initial_accumulator_value"), (0.0, math.inf)),
-    **dict.fromkeys(("momentum", "alpha", "betas"), (0.0, 1.0)),
-}
 
 
 class State(NamedTuple):
@@ -107,9 +99,9 @@ class Rule(ABC):
             elif f.name == "betas":
                 if not isinstance(value, (tuple, list)) or len(value) != 2:
                     raise InvalidValue(f"{where}={value!r} must be a pair of numbers, as (0.9, 0.999)")
-                object.__setattr__(self, "betas", tuple(_checked(where, "betas", b) for b in value))
-            elif (f.name in _RANGES and (value is not None or f.default is not None)) or _looks_numeric(value):
-                object.__setattr__(self, f.name, _checked(where, f.name, value))
+                object.__setattr__(self, "betas", tuple(checked(where, "betas", b) for b in value))
+            elif (f.name in RANGES and (value is not None or f.default is not None)) or looks_numeric(value):
+                object.__setattr__(self, f.name, checked(where, f.name, value))
 
     @property
     def buffer_names(self) -> tuple[str, ...]:
@@ -279,40 +271,3 @@ def _column(value: Any, like: Tensor) -> Any:
 
 def _is_zero(value: Number) -> bool:
     return not isinstance(value, Tensor) and value == 0
-
-
-def _looks_numeric(value: Any) -> bool:
-    """Whether a field outside torch's names holds a number or lanes, and not a label, a function or nothing."""
-    return isinstance(value, (Real, Tensor, list)) and not isinstance(value, bool)
-
-
-def _checked(where: str, name: str, value: Any) -> Number:
-    """Return the number, or tensor of lanes, that `value` is; InvalidValue unless it lies in the range of `name`."""
-    number: Number
-    if isinstance(value, Real) and not isinstance(value, bool):
-        number = value if isinstance(value, (int, float)) else float(value)
-    else:
-        try:
-            array = None if isinstance(value, Tensor) else np.asarray(value)
-            tensor = (value if array is None else torch.as_tensor(array, device="cpu")).detach()
-        except (TypeError, ValueError, RuntimeError):
-            tensor = torch.empty(0, dtype=torch.bool)
-        if tensor.dtype == torch.bool or tensor.is_complex() or tensor.numel() == 0:
-            raise InvalidValue(f"{where}={value!r} must be a number, or a tensor of numbers for a batch of settings")
-        tensor = tensor if tensor.is_floating_point() and isinstance(value, Tensor) else tensor.to(torch.float64)
-        number = float(tensor) if tensor.dim() == 0 else tensor
-    low, high = _RANGES.get(name, (-math.inf, math.inf))
-    if not isinstance(number, Tensor) and low <= number < high and math.isfinite(number):
-        return number
-    inside = torch.as_tensor(number, dtype=torch.float64, device=None if isinstance(number, Tensor) else "cpu")
-    outside = ~((inside >= low) & (inside < high) & inside.isfinite())
-    if bool(outside.any()):
-        shown = (
-            value
-            if inside.dim() == 0
-            else f"{float(inside[outside][0])} ({int(outside.sum())} of {inside.numel()} settings)"
-        )
-        wanted = "finite" if high == math.inf else f"below {high:g}"
-        floor = "" if low == -math.inf else f" and at least {low:g}"
-        raise InvalidValue(f"{where}={shown} must be {wanted}{floor}")
-    return number
