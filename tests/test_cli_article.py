@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import eigenstep as es
 from eigenstep import draw
 from eigenstep.article import claims, experiments, figures, tuned
 from eigenstep.cli import demo, main
@@ -57,6 +58,8 @@ def test_article_prints_its_table_and_writes_its_files(tmp_path: Path) -> None:
     assert whole(tmp_path) == ["adam", "overall-convergence"]
     saved = read_envelope(tmp_path / "results.json", "article")
     assert [one["article_count"] for one in saved["experiments"]] == [137, 117]
+    for one in (*saved["experiments"], *saved["tuned"]):
+        assert [repr(es.Rule.from_dict(rule)) for rule in one["rules"]] == [one["rule"]]
     assert not list(tmp_path.glob(".*"))
 
 

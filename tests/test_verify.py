@@ -207,6 +207,7 @@ def test_adams_orbit() -> None:
     """Theory: a tail rms of about 1.08 lr / 38, and bursts to .16 to .26 lr."""
     orbit = measured_orbit(es.Adam(lr=0.01), es.Quadratic([1.0, 4.0]), 10_000)
     assert orbit.predicted == pytest.approx(0.01 / 38)
+    assert [Rule.from_dict(rule) for rule in orbit.as_dict()["rules"]] == [es.Adam(lr=0.01)]
     assert 1.0 < orbit.median / orbit.predicted < 1.2
     assert orbit.halves[1] > 0.9 * orbit.halves[0]
     assert orbit.largest < 0.3 * 0.01
@@ -246,6 +247,7 @@ def test_a_race_predicts_what_it_measures() -> None:
     assert entries[4].run.steps == 116
     assert (entries[6].run.left, entries[6].settled, entries[6].last_above) == (101, None, None)
     assert entries[6].as_dict()["left"] == 101
+    assert [Rule.from_dict(entry.as_dict()["rules"][0]) for entry in entries] == rules
 
 
 def test_a_race_on_a_curved_loss_predicts_no_count() -> None:

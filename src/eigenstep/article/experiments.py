@@ -81,6 +81,7 @@ class Outcome:
         return {
             "name": self.experiment.name,
             "rule": repr(self.experiment.rule),
+            "rules": [self.experiment.rule.as_dict()],
             "printed": self.experiment.printed,
             "article_count": self.article_count,
             **{name: getattr(self, name) for name in (*names, "last_above", "within", "exact")},

@@ -57,7 +57,11 @@ class Tuned:
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain data for JSON."""
         names = ("name", "lr", "predicted", "measured", "within", "tried")
-        return {"rule": repr(self.rule), **{name: getattr(self, name) for name in names}}
+        return {
+            "rule": repr(self.rule),
+            "rules": [self.rule.as_dict()],
+            **{name: getattr(self, name) for name in names},
+        }
 
 
 def tune_alike(progress: Callable[[int, int], None] | None = None) -> tuple[Tuned, ...]:

@@ -59,7 +59,7 @@ class LimitCheck:
         own = {name: getattr(self, name) for name in names}
         factors = {name: values.tolist() for name, values in vars(self.factors).items()}
         parts = {"measured": self.measured.as_dict(), "factors": factors}
-        return {"rule": repr(self.rule), "name": self.rule.name, **own, **parts}
+        return {"rule": repr(self.rule), "rules": [self.rule.as_dict()], "name": self.rule.name, **own, **parts}
 
 
 @dataclass(frozen=True)

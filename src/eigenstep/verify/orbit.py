@@ -41,7 +41,11 @@ class Orbit:
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain data for JSON."""
         names = ("predicted", "median", "spread", "halves", "largest", "difference", "converging_eps", "updates")
-        return {"rule": repr(self.rule), **{name: getattr(self, name) for name in names}}
+        return {
+            "rule": repr(self.rule),
+            "rules": [self.rule.as_dict()],
+            **{name: getattr(self, name) for name in names},
+        }
 
 
 def measured_orbit(rule: Rule, problem: Problem, updates: int = 10_000) -> Orbit:

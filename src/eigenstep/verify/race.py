@@ -52,6 +52,7 @@ class Entry:
         p = self.prediction
         return {
             "rule": repr(self.rule),
+            "rules": [self.rule.as_dict()],
             "steps": self.run.steps,
             "predicted_steps": p.steps if p else None,
             "settled": self.settled,
