@@ -32,7 +32,7 @@ class GGNOperator(Operator):
         """How the products were computed."""
         return {"products_by": "fresh", "batches": len(self.objective.weights), "graphs_kept": 0}
 
-    def matvec(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         """Return G @ vector."""
         objective, params = self.objective, self.objective.params
         parts = [part.to(p.dtype) for part, p in zip(objective.split(vector), params, strict=True)]

@@ -75,7 +75,7 @@ class HessianOperator(Operator):
         kept = sum(1 for _ in self._kept)
         return {"products_by": self.method, "batches": len(self.objective.weights), "graphs_kept": kept}
 
-    def matvec(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         """Return H @ vector."""
         if self.method == "differences":
             return self._differences.product(vector, self._step(vector))
@@ -98,7 +98,7 @@ class HessianOperator(Operator):
         note = f"no second derivatives ({reason}): central differences of gradients were used"
         announce(f"HessianOperator: {note}")
         self._notes.append(note)
-        return self.matvec(vector)
+        return self.product(vector)
 
     def notes(self) -> list[str]:
         """A fallback, and how the step of differences was chosen."""

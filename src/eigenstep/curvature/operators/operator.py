@@ -29,9 +29,19 @@ class Operator(ABC):
         """(size, size)."""
         return self.size, self.size
 
-    @abstractmethod
     def matvec(self, vector: Tensor) -> Tensor:
-        """Return A @ vector, (size,)."""
+        """Return A @ vector, (size,). Raises InvalidValue for a vector of another shape, or one that is not finite."""
+        if vector.shape != (self.size,):
+            raise InvalidValue(
+                f"{type(self).__name__}: a vector of shape ({self.size},) is needed, not {tuple(vector.shape)}"
+            )
+        if not bool(vector.isfinite().all()):
+            raise InvalidValue(f"{type(self).__name__}: the vector to multiply has entries that are not finite")
+        return self.product(vector)
+
+    @abstractmethod
+    def product(self, vector: Tensor) -> Tensor:
+        """Return A @ vector for a finite vector (size,), which stays as it is."""
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """Return A @ other for a vector (size,) or columns (size, k)."""
@@ -93,7 +103,7 @@ class Told(Operator):
         self.inner, self.work, self.count = inner, work, 0
         self.size, self.dtype, self.device = inner.size, inner.dtype, inner.device
 
-    def matvec(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         """Return A @ vector."""
         product = self.inner.matvec(vector)
         self.count += 1
@@ -114,7 +124,7 @@ class FunctionOperator(Operator):
         """The source's name."""
         return {"source": self.source}
 
-    def matvec(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         """Return the function's value."""
         out = torch.as_tensor(self.function(vector)).detach().to(self.dtype)
         if out.numel() != self.size:

@@ -79,7 +79,7 @@ class ScaledOperator(Operator):
         moves = self.lift(rows * self.scale)
         return moves.div_(torch.linalg.vector_norm(moves, dim=-1, keepdim=True))
 
-    def matvec(self, vector: Tensor) -> Tensor:
+    def product(self, vector: Tensor) -> Tensor:
         """Return D (A + W) D v."""
         scaled = vector * self.scale
         return (self.restrict(self.inner.matvec(self.lift(scaled))) + self.decay * scaled) * self.scale
