@@ -12,14 +12,13 @@ from typing import Any, get_args
 import torch
 
 from eigenstep.bridge import rule_of
-from eigenstep.curvature.result import WHAT
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.files import FORMAT, VERSION
 from eigenstep.page import document
 from eigenstep.page.report import KINDS, MOST
 from eigenstep.rules import RULES, Rule
-from eigenstep.rules.base import _RANGES
-from eigenstep.spectrum import Covers
+from eigenstep.rules.checks import RANGES
+from eigenstep.spectrum import WHAT, Covers
 
 FILE = Path(document.__file__).parent / "static" / "catalogue.js"
 HEAD = "// What the page repeats of Python. Written by `python docs/catalogue.py`: change it there, not here.\n"
@@ -88,7 +87,7 @@ def catalogue() -> dict[str, Any]:
     }
     numbers = {name for rule in rules.values() for name, value in rule["fields"].items() if not isinstance(value, bool)}
     ends = {"beta1": "betas", "beta2": "betas"}
-    ranges = {name: _RANGES.get(ends.get(name, name), (-math.inf, math.inf)) for name in sorted(numbers)}
+    ranges = {name: RANGES.get(ends.get(name, name), (-math.inf, math.inf)) for name in sorted(numbers)}
     return {
         "CATALOGUE": rules,
         "HALF_OPEN": {name: [None if math.isinf(end) else end for end in pair] for name, pair in ranges.items()},
