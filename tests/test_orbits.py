@@ -218,7 +218,7 @@ def test_a_crawling_headline_and_the_row_that_raises_the_lr_are_the_run(name: st
         number(found.sentence.replace(",", ""), "to a tenth in "),
         number(found.sentence.replace(",", ""), "is in "),
     ]
-    assert said == [round(raised.tenfold), round(now.tenfold)]
+    assert said == [math.ceil(raised.tenfold), math.ceil(now.tenfold)]
     assert number(found.sentence, "lr ") == pytest.approx(now.lr)
     assert number(found.sentence, "half the limit, lr ") == pytest.approx(raised.lr, rel=5e-3)
     for row in (now, raised):  # updates to a further tenth, once it has settled to its rate
@@ -257,7 +257,7 @@ def test_a_batch_normalised_network_far_below_its_limit_is_told_to_raise_the_lr(
     found = es.diagnose(es.Objective(net, loss, (x, y)), torch.optim.SGD(net.parameters(), 1e-4))
     rows = {change.name: change for change in found.changes}
     assert found.verdict == "crawling" and rows["half the limit"].lr == pytest.approx(found.max_stable_lr / 2, rel=0.01)
-    assert f"in {rows['as it is'].tenfold:,.0f}." in found.sentence
+    assert f"in {math.ceil(rows['as it is'].tenfold):,} updates." in found.sentence
     assert run(rows["half the limit"].lr) < 0.5 * run(1e-4)
     close = es.diagnose(es.Objective(net, loss, (x, y)), torch.optim.SGD(net.parameters(), found.max_stable_lr / 2))
     assert "half the limit" not in {change.name for change in close.changes}  # it is there already

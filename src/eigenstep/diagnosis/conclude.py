@@ -26,7 +26,7 @@ def conclude(m: DiagnosisMeasurements, began: float) -> Diagnosis:
     limit, critical = m.limit, m.critical
     inputs = _inputs(m)
     code = code_of(inputs)
-    if code == "done" or (code in ("adapts", "edge") and not inputs.young):
+    if (code == "done" and bool(m.gradient.any())) or (code in ("adapts", "edge") and not inputs.young):
         found = orbit_of(m.objective, m.optimizer, None if limit is None else limit.sharpness)
         inputs = replace(inputs, orbit=None if found is None else found.words())
     if critical is not None and m.not_linear is not None and code != "done":

@@ -14,7 +14,7 @@ from eigenstep.curvature.operators.preconditioned import stepped_by
 from eigenstep.curvature.operators.unit import frozen
 from eigenstep.diagnosis.direction import Direction, direction_of
 from eigenstep.diagnosis.minibatches import Spread, spread_of
-from eigenstep.diagnosis.rates import Slowness, one_rule, slowness
+from eigenstep.diagnosis.rates import Slowness, decay_of, one_rule, slowness
 from eigenstep.diagnosis.trial import TrialUpdates, trial_of
 from eigenstep.diagnosis.what_if import WhatIfRow, what_if
 from eigenstep.errors import Unsupported
@@ -23,7 +23,7 @@ from eigenstep.rules import LinearRule
 from eigenstep.stability.critical import CriticalSharpness, critical_sharpness
 from eigenstep.stability.joint_limit import Edge, edge_of
 from eigenstep.stability.limit import Limit, limit_now, ratio_alone
-from eigenstep.stability.zero_gradient import ZeroGradient, zero_gradient_of
+from eigenstep.stability.zero_gradient import DOWNWARDS, ZeroGradient, zero_gradient_of
 
 STAGES = ("loss and gradient", "the limit", "negative curvature", "the slow directions", "layers", "mini-batches")
 _FLOOR = 8.0  # times sharpness times loss; twice would do where the sharpness stayed what it is here
@@ -142,17 +142,15 @@ class DiagnosisMeasurements:
             self.reasons |= {"slow": why, "what_if": why}
             return None, []
         self._tell(3)
-        decay = [
-            p.detach() * (0.0 if entry.rule.decoupled else float(entry.rule.weight_decay))
-            for p, entry in zip(self.objective.params, edge.parameters, strict=True)
-        ]
+        pull, penalty = decay_of(self.objective, edge)
         found = slowness(
             self.objective,
             edge,
             scale,
-            self.gradient + self.objective.join(decay),
+            self.gradient + pull,
             horizon=self.horizon,
             loss=self.loss,
+            penalty=penalty,
             top=top,
             probes=_PROBES,
             steps=_STEPS // 2 if self.quick else _STEPS,
@@ -198,12 +196,17 @@ class DiagnosisMeasurements:
     def remaining(self, sharpness: float | None) -> float | None:
         """The loss over that of the same model with all measured parameters at zero; None where zero is no floor.
 
-        A loss that is never negative has |gradient|^2 <= 2 sharpness loss.
+        A loss that is never negative has |gradient|^2 <= 2 sharpness loss. Where both are 0, with a gradient that is
+        lost in rounding and no direction that goes down, nothing is left.
         """
+        tiny = torch.finfo(self.objective.dtype).tiny
         nothing = self.objective.value({id(p): torch.zeros_like(p) for p in self.objective.params})
-        if not (math.isfinite(nothing) and nothing > 0 and self.loss >= 0):
+        if sharpness is not None and vec.norm(self.gradient) ** 2 > _FLOOR * sharpness * max(self.loss, tiny):
             return None
-        if sharpness is not None and vec.norm(self.gradient) ** 2 > _FLOOR * sharpness * self.loss:
+        if sharpness is not None and sharpness > 0 and max(abs(self.loss), abs(nothing)) < tiny:
+            down = -math.inf if self.lowest is None else float(self.lowest.values[0])
+            return None if down < -DOWNWARDS * sharpness else 0.0
+        if not (math.isfinite(nothing) and nothing > 0 and self.loss >= 0):
             return None
         return self.loss / nothing
 

@@ -17,6 +17,7 @@ from eigenstep.theory import radii
 _FLAT = 1e-12  # relative to the largest; below it a node is flat
 _NEARLY_FLAT = 1e-8  # relative to the largest; small enough that the loss falls steadily there for any horizon in use
 _STILL = 0.9  # an error that keeps nine tenths has not moved
+_EXACT = 1e6  # updates that are told one by one; a factor is known to 2e-16, so that 1e12 are known to 1e-4
 _SAME_PULL = 1e-3  # lr * decay differences up to here do not keep groups from being judged by one rule
 
 
@@ -28,9 +29,11 @@ class Slowness:
     told from zero; the share `unresolved` of all directions is flatter, and needs as many as `flattest` or more. stuck:
     the share of all directions whose error keeps more than nine tenths for `horizon` updates, from the least (of those
     that are resolved) to the most, at 95% over the random vectors; gradient_stuck: the same of the gradient's squared
-    length, where none are drawn. progress: the part of the loss that the local quadratic loses within the horizon, at
-    least and at most 1 (directions that curve downwards counted as flat; quadrature from the gradient sees the flattest
-    directions last); possible: the same at half the largest stable lr. gradient_norm: the gradient's length, decay
+    length, where none are drawn; flat directions, in which it moves steadily, not among them. progress: the part of
+    the loss that the local quadratic loses within the horizon, at least and at most 1 (directions that curve downwards
+    counted as flat; quadrature from the gradient sees the flattest directions last); possible: the same at half the
+    largest stable lr; steady: of both, what they lose where nothing curves upwards, if the loss falls on as steeply as
+    here; decayed: the most of the loss that weight decay's pull may cost. gradient_norm: the gradient's length, decay
     included. negative: the share of directions that curve downwards, as the nodes stand.
     """
 
@@ -42,12 +45,21 @@ class Slowness:
     gradient_stuck: tuple[float, float]
     progress: float
     possible: float
+    steady: tuple[float, float]
+    decayed: float
     gradient_norm: float
     negative: float
     density: Density = field(repr=False)
     gradient_values: Tensor = field(repr=False)
     gradient_weights: Tensor = field(repr=False)
     products: int
+
+    def certain(self, half: bool = False) -> float:
+        """The least part of the loss that goes within the horizon (half: at half the limit), below 0 if none is known.
+
+        What decay may cost, 1/2 sum w x^2 of the weights as they are, is subtracted: what falls is the loss with it.
+        """
+        return (self.possible if half else self.progress) - self.steady[half] - self.decayed
 
     @property
     def middle(self) -> float | None:
@@ -109,12 +121,16 @@ def slowness(
     *,
     horizon: int,
     loss: float,
+    penalty: float,
     top: float,
     probes: int,
     steps: int,
     seed: int,
 ) -> Slowness:
-    """Return how slow the slow directions are; inside a session. top: the edge's largest eigenvalue."""
+    """Return how slow the slow directions are; inside a session. top: the edge's largest eigenvalue.
+
+    gradient, penalty: of the loss with its decay, 1/2 sum w x^2, and that sum.
+    """
     seen = density(edge.operator, probes, steps, seed=seed)
     values, bounds, weights, length, products = along_gradient(edge, gradient, steps, seed)
     assert seen.weights is not None and seen.bounds is not None  # filled in by Spectrum
@@ -126,17 +142,19 @@ def slowness(
 
     surely, perhaps = still(seen.values, seen.bounds)
     stuck = max(seen.interval(lambda _: surely)[0], 0.0), min(seen.interval(lambda _: perhaps)[1], 1.0)
-    least, most = (min(float(weights[where].sum()), 1.0) for where in still(values, bounds))
+    flat = _flat(values)
+    least, most = (min(float(weights[where & ~flat].sum()), 1.0) for where in still(values, bounds))
 
     told = seen.bounds <= seen.values.abs() / 2
     upwards = told & (seen.values > _FLAT * abs(top))
     shrink = _tenfold(scale.radii(seen.values[upwards]))
 
-    def decrease(times: float) -> float:
-        return _decrease(scale, times, values=values, weights=weights, length=length, horizon=horizon)
+    def decrease(times: float, where: Tensor) -> float:
+        return _decrease(scale, times, values=values, weights=weights * where, length=length, horizon=horizon)
 
-    now = decrease(1.0)
-    best = decrease(0.5 / top) if top > 0 else now
+    rates = (1.0, 0.5 / top if top > 0 else 1.0)
+    now, best = (_part(decrease(times, torch.ones_like(values)), loss) for times in rates)
+    slow_now, slow_best = (_part(decrease(times, flat), loss) for times in rates)
     return Slowness(
         horizon=horizon,
         tenfold=_quantiles(shrink, seen.weights[upwards]),
@@ -144,8 +162,10 @@ def slowness(
         flattest=float(shrink[seen.values[upwards].argmin()]) if len(shrink) else None,
         stuck=stuck,
         gradient_stuck=(least, most),
-        progress=_part(now, loss),
-        possible=_part(best, loss),
+        progress=now,
+        possible=best,
+        steady=(slow_now, slow_best),
+        decayed=penalty / abs(loss) if loss else 0.0,
         gradient_norm=vec.norm(gradient),
         negative=seen.mass_below(-_FLAT * abs(top))[0],
         density=seen,
@@ -153,6 +173,19 @@ def slowness(
         gradient_weights=weights,
         products=products + int(seen.provenance["products"]),
     )
+
+
+def decay_of(objective: Objective, edge: Edge) -> tuple[Tensor, float]:
+    """What coupled decay adds to the gradient (n,), and the penalty 1/2 sum w x^2 at most, decoupled decay's too.
+
+    The edge's W is what an alternation feels of decoupled decay, P decay_term / gain: more than a slow error does.
+    """
+    x = objective.join([p.detach() for p in objective.params])
+    coupled = [
+        torch.full_like(p, 0.0 if entry.rule.decoupled else float(entry.rule.weight_decay), requires_grad=False)
+        for p, entry in zip(objective.params, edge.parameters, strict=True)
+    ]
+    return objective.join(coupled) * x, float((edge.operator.unit.decay * x * x).nan_to_num(posinf=0.0).sum()) / 2
 
 
 def along_gradient(edge: Edge, gradient: Tensor, steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor, float, int]:
@@ -173,6 +206,11 @@ def along_gradient(edge: Edge, gradient: Tensor, steps: int, seed: int) -> tuple
     return ritz.values, ritz.residuals, ritz.mix[0].square(), length, krylov.products
 
 
+def _flat(values: Tensor) -> Tensor:
+    """Where a node of the gradient's measure does not curve upwards, as far as is told."""
+    return values <= _NEARLY_FLAT * float(values.abs().max())
+
+
 def _decrease(scale: Scale, times: float, *, values: Tensor, weights: Tensor, length: float, horizon: int) -> float:
     """What the local quadratic loses within the horizon: 1/2 sum g_j^2 (1 - r_j^(2 horizon)) / e_j.
 
@@ -188,6 +226,20 @@ def _decrease(scale: Scale, times: float, *, values: Tensor, weights: Tensor, le
 def _part(decrease: float, loss: float) -> float:
     """The decrease as a part of the loss, between 0 and 1."""
     return min(decrease / abs(loss), 1.0) if loss else (0.0 if decrease == 0 else 1.0)
+
+
+def updates_told(count: float) -> str:
+    """A number of updates in words, rounded up: fewer would not do. Beyond a million its digits are not known.
+
+    >>> updates_told(5.35), updates_told(1.0), updates_told(3.2e8), updates_told(1e15)
+    ('6 updates', '1 update', '3.2e+08 updates', 'over 1e+12 updates')
+    """
+    if count > _EXACT**2:
+        return f"over {_EXACT**2:.0e} updates"
+    if count > _EXACT:
+        return f"{count:.3g} updates"
+    whole = math.ceil(count * (1 - 1e-9))
+    return f"{whole:,} update{'s' * (whole != 1)}"
 
 
 def _tenfold(factors: Tensor) -> Tensor:

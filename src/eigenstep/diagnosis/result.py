@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from eigenstep.curvature import Measurement
 from eigenstep.diagnosis.direction import Direction
 from eigenstep.diagnosis.minibatches import Spread
-from eigenstep.diagnosis.rates import Scale, Slowness
+from eigenstep.diagnosis.rates import Scale, Slowness, updates_told
 from eigenstep.diagnosis.trial import TrialUpdates
 from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs
 from eigenstep.diagnosis.what_if import WhatIfRow
@@ -22,6 +22,7 @@ from eigenstep.stability.limit import Limit
 KIND = "diagnosis"
 CHANGE_COLUMNS = ("change", "lr", "largest stable lr", "ratio", "rate", "updates to a tenth")
 CHANGE_NOTE = "rate and updates to a tenth: in the direction of the gradient's median curvature"
+_SHOWN_FROM = 5e-4  # a share that .1% shows
 _SHOWN = 4  # of the layers, the nearest to the edge
 _ASSUMPTION = "local (the loss as it is here), quasi-static (curvature held still), all the data at once"
 _DIVERGED = (
@@ -134,7 +135,7 @@ class Diagnosis(Result):
             shown = f"{d.step.curvatures[0]:.4g} and {d.step.curvatures[1]:.4g} beside {d.curvature:.4g}"
             rows.append(("finite steps along it", f"{smooth[d.smooth]} (curvature over one update and four: {shown})"))
         if self.slow is not None:
-            rows += _slow_rows(self.slow)
+            rows += _slow_rows(self.slow, stable=(self.ratio or 0.0) <= 1)
         if self.lowest is not None:
             rows.append(("most negative curvature", f"{float(self.lowest.values[0]):.4g}"))
         if self.trial is not None:
@@ -209,7 +210,7 @@ class Diagnosis(Result):
                 f"{change.max_stable_lr:.4g}",
                 f"{change.ratio:.3g}",
                 "-" if change.rate is None else f"{change.rate:.6g}",
-                "-" if change.tenfold is None else f"{change.tenfold:,.0f}",
+                "-" if change.tenfold is None else updates_told(change.tenfold).rpartition(" ")[0],
             )
             for change in self.changes
         ]
@@ -218,19 +219,33 @@ class Diagnosis(Result):
         return rows
 
 
-def _slow_rows(slow: Slowness) -> list[tuple[str, str]]:
+def _slow_rows(slow: Slowness, *, stable: bool) -> list[tuple[str, str]]:
     def between(part: tuple[float, float]) -> str:
         low, high = (f"{share:.0%}" for share in part)
         return low if low == high else f"{low} to {high}"
 
-    fast, late = (f"{slow.tenfold[q]:,.0f}" if q in slow.tenfold else "-" for q in ("10%", "90%"))
+    def told(count: float) -> str:
+        return updates_told(count).rpartition(" ")[0]
+
+    def goes(half: bool) -> str:
+        certain, steady = slow.certain(half), slow.steady[half]
+        words = (
+            f"at least {math.floor(1000 * certain) / 1000:.1%} of the loss"
+            if certain >= 0
+            else "weight decay may outweigh what goes"
+        )
+        more = f", {steady:.1%} more if it falls on as steeply as here where nothing curves"
+        return words + more * (steady >= _SHOWN_FROM)
+
+    fast, late = (told(slow.tenfold[q]) if q in slow.tenfold else "-" for q in ("10%", "90%"))
     shrink = f"{fast} to {late} where curvature is told from zero"
     if slow.unresolved >= 0.005 and slow.flattest is not None:
-        shrink += f"; the other {slow.unresolved:.0%} of directions are flatter: {slow.flattest:,.0f} or more"
-    still = f"{between(slow.stuck)} of the directions, {between(slow.gradient_stuck)} of the gradient"
-    gain = f"at least {slow.progress:.1%} of the loss, {slow.possible:.1%} at half the limit (local quadratic)"
-    return [
-        ("updates to a tenfold shrink", shrink),
-        (f"not moving within {slow.horizon:,}", still),
-        (f"goes within {slow.horizon:,}", gain),
-    ]
+        shrink += f"; the other {slow.unresolved:.0%} of directions are flatter: {told(slow.flattest)} or more"
+    pulled = f"{between(slow.gradient_stuck)} of the gradient" if slow.gradient_norm else "there is no gradient"
+    still = f"{between(slow.stuck)} of the directions, {pulled}"
+    now = goes(False) if stable else "above the limit the loss rises along the sharp direction"
+    gain = f"{now}; at half the limit {goes(True)} (local quadratic)"
+    rows = [("updates to a tenfold shrink", shrink), (f"not moving within {slow.horizon:,}", still)]
+    if not slow.tenfold and not slow.negative:  # no direction curves: there is no error that could shrink
+        rows, gain = [], f"{goes(False)} (local quadratic)"
+    return [*rows, (f"goes within {slow.horizon:,}", gain)]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from eigenstep.diagnosis.rates import updates_told
 from eigenstep.plain import key
 from eigenstep.stability.zero_gradient import DEAD_FROM, DOWNWARDS, ZeroGradient
 
@@ -30,6 +31,7 @@ EDGE_FROM, EDGE_TO, EDGE_TO_WITH_MEMORY = 0.9, 1.25, 1.1
 # Gradient descent from a trained point stayed bounded up to twice the local limit, momentum to 1.1 times.
 FLATTER_TO = 2.0
 CRAWLING_BELOW = 0.02  # people train at some hundredths of the limit at the least
+YOUNG = 0.01  # of that while second moments are young, which may yet fall: by 1 / sqrt(1 - b2), 32 at .999, and more
 ALL = 0.99  # of what half the limit would bring within the horizon: then the lr is small, but not slow
 NOTHING_LEFT = 1e-3  # of the loss, within the horizon; or of the loss of a model without parameters
 STATIONARY = 1e-2  # the gradient's part of the loss within the horizon, below which negative curvature rules
@@ -106,7 +108,7 @@ def code_of(f: VerdictInputs) -> str:
         return "edge"
     if f.batch_high is not None and f.batch_high > edge_to:
         return "noisy"
-    if f.high < CRAWLING_BELOW and not f.young and not (convex and f.progress >= ALL * f.possible):
+    if f.high < CRAWLING_BELOW * (YOUNG if f.young else 1.0) and not (convex and f.progress >= ALL * f.possible):
         return "crawling"
     return "safe"
 
@@ -201,13 +203,13 @@ def _raise_it(f: VerdictInputs, limit: float) -> str:
     lr, there, here = f.raised
     return (
         f"Raise it: at half the limit, lr {lr:.3g}, the error in the direction of the gradient's median curvature "
-        f"shrinks to a tenth in {there:,.0f} updates, as it is in {here:,.0f}."
+        f"shrinks to a tenth in {updates_told(there)}, as it is in {updates_told(here)}."
     )
 
 
 def _tried(f: VerdictInputs) -> str:
     if f.trial_rises is False:
-        return " Second moments this young say little; some updates tried on copies lower the loss."
+        return " Second moments this young say little; no update tried on copies raised the loss above its start."
     return ""
 
 

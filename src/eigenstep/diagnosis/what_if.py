@@ -123,6 +123,9 @@ def _row(name: str, rule: LinearRule, sharp: float, slow: float | None) -> WhatI
     sharpness = torch.tensor(sharp, dtype=torch.float64)
     edge = float(frozen_limit(rule, sharpness)) if sharp > 0 else math.inf
     rate = None if slow is None else float(radii(rule, torch.tensor([slow], dtype=torch.float64))[0])
-    tenfold = None if rate is None or not rate < 1 else max(-math.log(10) / math.log(max(rate, 1e-9)), 1.0)
+    if slow is not None and slow > 0 and rate == 1:
+        tenfold: float | None = math.inf  # it shrinks, by less than the rounding of a factor
+    else:
+        tenfold = None if rate is None or not rate < 1 else max(-math.log(10) / math.log(max(rate, 1e-9)), 1.0)
     lr = float(rule.lr)
     return WhatIfRow(name, lr, edge, lr / edge if edge else math.inf, rate, tenfold, largest_stable_eigenvalue(rule))

@@ -309,7 +309,9 @@ def _notes(edge: Edge, s: float, provisional: float) -> list[str]:
     if len({entry.lr for entry in moving}) > 1:
         notes.append(f"groups differ in lr: the limit is that of the first that moves ({edge.lr:g}), the ratios kept")
     if len(edge.gains) > 1:
-        notes.append("groups differ in momentum, betas or rule: the joint limit is exact (theory.response)")
+        rules = {(type(entry.rule), repr(entry.rule.replace(lr=1.0, weight_decay=0.0))) for entry in moving}
+        what = "groups differ in momentum, betas or rule" if len(rules) > 1 else "parameters differ in updates taken"
+        notes.append(f"{what}: the joint limit is exact (theory.response)")
     decays = {(float(entry.rule.weight_decay), entry.rule.decoupled) for entry in moving}
     if any(weight for weight, _ in decays):
         kind = "coupled" if any(weight and not decoupled for weight, decoupled in decays) else "decoupled"

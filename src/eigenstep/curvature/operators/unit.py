@@ -50,10 +50,8 @@ class Frozen:
         """What a reader of anything made from P should know about it."""
         notes, out = [], sum(self.left_out.values())
         if self.fresh:
-            notes.append(
-                f"fresh optimiser: P is the unit after one simulated step; {out} coordinates without a gradient are "
-                "left out"
-            )
+            without = f"; {out} coordinates without a gradient are left out" if out else ""
+            notes.append(f"fresh optimiser: P is the unit after one simulated step{without}")
         elif self.early:
             notes.append(f"early: second moments or coefficients at t = {self.t}, so a limit from them is an early one")
         if self.taken:
