@@ -15,7 +15,7 @@ from eigenstep.curvature import Density, Measurement
 from eigenstep.files import read_envelope
 from eigenstep.page.document import served_page
 from eigenstep.page.report import read_report
-from eigenstep.training.record import LogWriter
+from eigenstep.training.log.record import LogWriter
 
 Use = Callable[[Path], object]
 DEEP, LONG = "[" * 100_000 + "]" * 100_000, "9" * 5000

@@ -19,9 +19,9 @@ import torch
 from eigenstep.errors import BadFile
 from eigenstep.objective import Objective
 from eigenstep.training import Monitor, read_log
-from eigenstep.training import append as appending
-from eigenstep.training import record as recording
-from eigenstep.training.record import LogWriter
+from eigenstep.training.log import append as appending
+from eigenstep.training.log import record as recording
+from eigenstep.training.log.record import LogWriter
 
 X = torch.linspace(-1, 1, 24).view(8, 3)
 Y = X.sum(1, keepdim=True).sin()
@@ -266,7 +266,7 @@ def test_two_monitors_on_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_second_process_on_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = LogWriter("run.jsonl", {})
-    code = "from eigenstep.training.record import LogWriter; LogWriter('run.jsonl', {})"
+    code = "from eigenstep.training.log.record import LogWriter; LogWriter('run.jsonl', {})"
     run = [sys.executable, "-c", code]
     other = subprocess.run(run, capture_output=True, text=True, timeout=100, check=False)
     assert other.returncode == 1 and "another monitor" in other.stderr
@@ -278,7 +278,7 @@ def test_a_second_process_on_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_forked_child_writes_nothing_and_holds_no_lock(tmp_path: Path) -> None:
     code = """
     import os, sys
-    from eigenstep.training.record import LogWriter
+    from eigenstep.training.log.record import LogWriter
     log = LogWriter("run.jsonl", {})
     log.write({"step": 1})
     ready, go = os.pipe(), os.pipe()

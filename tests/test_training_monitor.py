@@ -14,7 +14,7 @@ import eigenstep as es
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.stability import limit_now
 from eigenstep.training import Monitor, read_log
-from eigenstep.training.monitor import Handle
+from eigenstep.training.hooks import Handle
 from eigenstep.training.probe import Cadence
 
 INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))

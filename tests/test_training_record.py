@@ -9,8 +9,8 @@ import torch
 
 from eigenstep.errors import BadFile, Unsupported
 from eigenstep.files import jsonable
+from eigenstep.training.log.record import LogWriter, read_log, scalars, writer_of
 from eigenstep.training.norms import PIECE, Norms
-from eigenstep.training.record import LogWriter, read_log, scalars, writer_of
 
 RECORDS = [
     {"step": 1, "time": 0.1, "lr": 0.1, "loss": 2.5, "grad_norm": 1.0, "update_norm": 0.1, "stability_ratio": 0.5},

@@ -2,8 +2,8 @@
 
 from eigenstep.training.alarms import Alarm
 from eigenstep.training.control import StabilityLR
+from eigenstep.training.log.record import Log, read_log
 from eigenstep.training.monitor import Monitor
 from eigenstep.training.postmortem import Postmortem, after_the_fact
-from eigenstep.training.record import Log, read_log
 
 __all__ = ["Alarm", "Log", "Monitor", "Postmortem", "StabilityLR", "after_the_fact", "read_log"]

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from eigenstep.stability.limit import MOSTLY
-from eigenstep.training.record import Record
+from eigenstep.training.log.record import Record
 
 Cause = Literal["curvature", "data", "unclear"]
 Driver = Literal["lr", "sharpness", "preconditioner", "settings", "gradient"]

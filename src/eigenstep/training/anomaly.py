@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from eigenstep.training.alarms import Alarm, Cause, Driver, RatioChange, Usual, ratio_change, where
+from eigenstep.training.log.record import Record
 from eigenstep.training.probe import Probe
-from eigenstep.training.record import Record
 
 WINDOW = 50  # updates for which a jump's verdict stands for what follows from it
 LOSS_JUMP, GRADIENT_JUMP = 1.5, 4.0  # times the usual

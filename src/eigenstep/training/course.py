@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from eigenstep.training.alarms import FEW, PART, SPREADS, WINDOW
-from eigenstep.training.record import Record
+from eigenstep.training.log.record import Record
 
 RISE = (
     3.0  # times the usual: mini-batch noise stays below it; that nothing follows from a lower rise is seen afterwards

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from eigenstep.training.alarms import WINDOW
 from eigenstep.training.anomaly import Jump, judge
 from eigenstep.training.course import Rise, broke_at, height, recovers, rises_of
-from eigenstep.training.record import Record
+from eigenstep.training.log.record import Record
 
 JUMPS = ("non-finite", "loss-jump", "gradient-jump")
 _TOLD = 5  # other jumps that a sentence names

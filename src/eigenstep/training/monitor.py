@@ -4,26 +4,24 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from eigenstep.bridge import rules_told
-from eigenstep.bridge.param_groups import described, lr_of, lr_ratios, params_of, settings_of
+from eigenstep.bridge.param_groups import lr_of, lr_ratios, params_of, settings_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective
 from eigenstep.stability.copies import refuse_unseen
 from eigenstep.training.alarms import Alarm, RatioWatch
 from eigenstep.training.anomaly import Anomalies
+from eigenstep.training.hooks import Handle
+from eigenstep.training.log.outlets import Outlets
+from eigenstep.training.log.record import Record
+from eigenstep.training.log.recorded import Recorded
 from eigenstep.training.norms import Norms
-from eigenstep.training.outlets import Outlets
-from eigenstep.training.postmortem import Postmortem, after_the_fact
 from eigenstep.training.probe import Cadence, Probe, Reading
-from eigenstep.training.record import Record
-from eigenstep.training.recorded import Recorded
 
 LR_CHANGE = 1.5  # a factor by which lr moves since the last measurement that calls for a new one
 
@@ -120,11 +118,6 @@ class Monitor(Recorded):
         """A record for each update, the newest last; of an update whose loss has not been handed over, loss is None."""
         return [*self._records, *([self._pending] if self._pending is not None else [])]
 
-    @property
-    def measured(self) -> list[Record]:
-        """The records of updates before which the curvature was measured."""
-        return [r for r in self.records if "stability_ratio" in r]
-
     def attach(self) -> "Handle":
         """Watch the optimizer through its step hooks, as from construction on; the handle's remove() ends it."""
         if self._handle is None:
@@ -196,7 +189,7 @@ class Monitor(Recorded):
             spent = time.perf_counter() - began
             self._take(reading)
         elif self.cadence.postponed == 1:
-            self._say_postponed(step, began)
+            self._out.note(step, self.cadence.words(step, began))
         self._norms.before()
         self.cadence.kept(step, time.perf_counter() - began - spent)
 
@@ -213,37 +206,19 @@ class Monitor(Recorded):
             self._settle()
         self.cadence.kept(record["step"], time.perf_counter() - began)
 
-    def diagnose(self) -> Postmortem:
-        """Return when the ratio crossed 1, what the loss did then, what was behind it, and what to change."""
-        return after_the_fact(self.records, self.alarms)
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw loss, sharpness with its limit, ratio and lr over the updates; return four axes, or the one given."""
-        return self.so_far().plot(ax)
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: plain numbers. The next measurement after it begins cold, and certified."""
         return {
             "count": self.count,
             "time": time.perf_counter() - self._began,
-            "cadence": {
-                "measuring": self.cadence.measuring,
-                "keeping": self.cadence.keeping,
-                "cost": self.cadence.cost,
-                "dear": self.cadence.certified_cost,
-                "last": self.cadence.last,
-            },
-            "training": 0.0 if self.cadence.began is None else time.perf_counter() - self.cadence.began,
+            **self.cadence.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken. What the log holds of later updates is voided, not deleted."""
         clock = time.perf_counter()
         self._began = clock - float(state["time"])
-        kept = dict(state["cadence"])
-        vars(self.cadence).update(kept | {"certified_cost": kept.pop("dear")})
-        if int(state["count"]) > self.cadence.dense:
-            self.cadence.began = clock - float(state["training"])
+        self.cadence.load_state_dict(state, clock)
         self.resume_at(int(state["count"]))
 
     def resume_at(self, count: int) -> None:
@@ -308,16 +283,6 @@ class Monitor(Recorded):
         self.alarms.append(alarm)
         self._out.alarm(alarm)
 
-    def _say_postponed(self, step: int, clock: float) -> None:
-        """Say once that the budget is what sets the distance of measurements."""
-        spacing = self.cadence.spacing(step, clock)
-        allowed = "" if spacing is None else f", which allows about one in {spacing:.0f} updates"
-        self._out.note(
-            step,
-            f"every={self.every} was asked for; a measurement takes {self.cadence.cost:.3g} s, and the budget is "
-            f"{self.budget:.0%} of the time{allowed}",
-        )
-
     def _moved(self, lr: float, settings: tuple[Any, ...]) -> bool:
         """Whether the optimizer was set anew since the last measurement: its lr by LR_CHANGE, or anything else."""
         if self._settings is not None and settings != self._settings:
@@ -329,37 +294,3 @@ class Monitor(Recorded):
         """What a measurement depends on, but for a common factor of the lr."""
         versions = tuple(p._version for p in self._norms.params)
         return settings_of(self.optimizer), lr_ratios(self.optimizer), versions, self.count
-
-    def _set_to(self) -> dict[str, Any]:
-        """What the optimizer is set to, in words and as each param group's rule."""
-        return {"settings": described(self.optimizer), "rules": list(rules_told(self.optimizer))}
-
-    def _header(self) -> dict[str, Any]:
-        return {
-            "eigenstep": version("eigenstep"),
-            "torch": torch.__version__,
-            "optimizer": type(self.optimizer).__name__,
-            **self._set_to(),
-            "every": self.every,
-            "budget": self.budget,
-            "dense": self.cadence.dense,
-        }
-
-
-class Handle:
-    """What `Monitor.attach` returns; remove() takes the step hooks away."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-        optimizer = monitor.optimizer
-        self._hooks = (
-            optimizer.register_step_pre_hook(lambda *_: monitor.before_update()),
-            optimizer.register_step_post_hook(lambda *_: monitor.after_update()),
-        )
-
-    def remove(self) -> None:
-        """End watching; a second call does nothing."""
-        for hook in self._hooks:
-            hook.remove()
-        if self._monitor._handle is self:
-            self._monitor._handle = None

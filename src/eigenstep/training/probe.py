@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,3 +245,25 @@ class Cadence:
             return None
         update = (clock - self.began - self.measuring) / (step - self.dense)
         return self.cost / (update * max(self.budget - self.keeping / (clock - self.began), self.budget / 2))
+
+    def words(self, step: int, clock: float) -> str:
+        """Say that the budget is what sets the distance of measurements."""
+        spacing = self.spacing(step, clock)
+        allowed = "" if spacing is None else f", which allows about one in {spacing:.0f} updates"
+        return (
+            f"every={self.every} was asked for; a measurement takes {self.cost:.3g} s, and the budget is "
+            f"{self.budget:.0%} of the time{allowed}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        kept = {name: getattr(self, name) for name in ("measuring", "keeping", "cost", "last")}
+        training = 0.0 if self.began is None else time.perf_counter() - self.began
+        return {"cadence": {**kept, "dear": self.certified_cost}, "training": training}
+
+    def load_state_dict(self, state: Mapping[str, Any], clock: float) -> None:
+        """Go on where `state_dict` was taken."""
+        kept = dict(state["cadence"])
+        vars(self).update(kept | {"certified_cost": kept.pop("dear")})
+        if int(state["count"]) > self.dense:
+            self.began = clock - float(state["training"])

@@ -9,8 +9,8 @@ from transformers import TrainerCallback
 
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective
+from eigenstep.training.log.record import scalars
 from eigenstep.training.monitor import Monitor
-from eigenstep.training.record import scalars
 
 
 class MonitorCallback(TrainerCallback):

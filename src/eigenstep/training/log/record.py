@@ -24,7 +24,7 @@ from eigenstep.files import (
 )
 from eigenstep.plain import plain
 from eigenstep.result import Result, Words, as_frame, number
-from eigenstep.training.append import Appended
+from eigenstep.training.log.append import Appended
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -1,13 +1,20 @@
 """What a monitor has recorded, as a result: its file is its log, and loading one gives a `Log`."""
 
 import os
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from eigenstep.bridge import rules_told
+from eigenstep.bridge.param_groups import described
 from eigenstep.errors import BadFile
 from eigenstep.files import shown
 from eigenstep.training.alarms import Alarm
-from eigenstep.training.outlets import Outlets
-from eigenstep.training.record import Log, Record, read_log
+from eigenstep.training.log.outlets import Outlets
+from eigenstep.training.log.record import Log, Record, read_log
+from eigenstep.training.postmortem import Postmortem, after_the_fact
+from eigenstep.training.probe import Cadence
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,6 +27,10 @@ class Recorded:
     alarms: list[Alarm]
     notes: list[str]
     count: int
+    every: int
+    budget: float
+    optimizer: torch.optim.Optimizer
+    cadence: Cadence
     _out: Outlets
 
     @property
@@ -27,8 +38,33 @@ class Recorded:
         """A record for each update."""
         raise NotImplementedError
 
+    @property
+    def measured(self) -> list[Record]:
+        """The records of updates before which the curvature was measured."""
+        return [r for r in self.records if "stability_ratio" in r]
+
+    def diagnose(self) -> Postmortem:
+        """Return when the ratio crossed 1, what the loss did then, what was behind it, and what to change."""
+        return after_the_fact(self.records, self.alarms)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw loss, sharpness with its limit, ratio and lr over the updates; return four axes, or the one given."""
+        return self.so_far().plot(ax)
+
+    def _set_to(self) -> dict[str, Any]:
+        """What the optimizer is set to, in words and as each param group's rule."""
+        return {"settings": described(self.optimizer), "rules": list(rules_told(self.optimizer))}
+
     def _header(self) -> dict[str, Any]:
-        raise NotImplementedError
+        return {
+            "eigenstep": version("eigenstep"),
+            "torch": torch.__version__,
+            "optimizer": type(self.optimizer).__name__,
+            **self._set_to(),
+            "every": self.every,
+            "budget": self.budget,
+            "dense": self.cadence.dense,
+        }
 
     def so_far(self) -> Log:
         """Return all that was recorded so far as a Log, which is what `save` writes and `load` reads."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from eigenstep.training.alarms import Alarm
-from eigenstep.training.record import LogWriter, Record, scalars, writer_of
+from eigenstep.training.log.record import LogWriter, Record, scalars, writer_of
 
 _log = logging.getLogger("eigenstep")
 
