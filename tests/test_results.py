@@ -4,99 +4,27 @@ import html.parser
 import json
 import sys
 import types
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from every_result import HOSTILE, NAMES, every_result, small
 
 import eigenstep as es
 from eigenstep import draw
 from eigenstep.curvature import FiniteStep, Layers, Measurement, Trace
 from eigenstep.theory.prediction import Prediction
 from eigenstep.theory.tuning import Tuning
-from eigenstep.training import Log, Postmortem, after_the_fact
-
-HOSTILE = "<script>alert('&')</script>"
-
-
-def small() -> tuple[nn.Module, es.Objective]:
-    """A smooth network whose module has a name that is markup."""
-    torch.manual_seed(0)
-    model = nn.Module()
-    model.add_module(HOSTILE, nn.Linear(3, 3))
-    model.add_module("head", nn.Linear(3, 1))
-
-    def loss(model: nn.Module, x: Tensor) -> Tensor:
-        parts = dict(model.named_children())
-        value: Tensor = parts["head"](parts[HOSTILE](x).tanh()).square().mean()
-        return value
-
-    return model, es.Objective(model, loss, torch.randn(16, 3, generator=torch.Generator().manual_seed(1)))
-
-
-def watched() -> es.Monitor:
-    """A monitor after a few updates, the last at an lr past the edge."""
-    model, objective = small()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with es.Monitor(objective, optimizer) as monitor:
-        for update in range(6):
-            optimizer.zero_grad()
-            value = objective.loss(model, torch.ones(4, 3))
-            value.backward()
-            if update == 4:
-                optimizer.param_groups[0]["lr"] = 5.0
-            optimizer.step()
-            monitor.step(value)
-    return monitor
+from eigenstep.training import Log, Postmortem
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
-    """One or more of each result, built by the calls that users make."""
-    model, objective = small()
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    adam = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.5, 0.99), eps=1e-4)
-    spectrum = es.Spectrum.from_eigenvalues([4.0, 1.0], bounds=[0.1, 0.0])
-    top = es.measure(objective, 2, vectors=True)
-    assert top.directions is not None
-    monitor = watched()
-    problem = es.Quadratic([1.0, 100.0], start=[1.0, 1.0])
-    lanes = torch.tensor([[0.01], [0.5]], dtype=torch.float64)
-    return {
-        "spectrum": spectrum,
-        "measurement": top,
-        "preconditioned": es.measure(objective, optimizer=adam),
-        "density": es.density(objective, 2, 4),
-        "limit": es.limit_now(objective, sgd, alone=True),
-        "limit at rest": es.limit_now(objective, torch.optim.SGD(model.parameters(), lr=0.0)),
-        "diagnosis": es.diagnose(objective, sgd),
-        "diagnosis of Adam": es.diagnose(objective, adam),
-        "recommendation": es.recommend(objective, sgd, train=[torch.eye(3), torch.ones(2, 3)], horizon=40, budget=120),
-        "critical sharpness": es.critical_sharpness(objective, adam),
-        "prediction": es.predict(es.HeavyBall(lr=0.1), spectrum, start=[1.0, 1.0], loss=1e-6),
-        "prediction without answers": es.predict(es.Adam(lr=0.1), spectrum, unit=2.0),
-        "tuning": es.tune(es.Nesterov(), spectrum),
-        "run": es.simulate(es.Momentum(lr=0.01), problem, steps=50, loss=1e-3, keep=("losses", "points"), settle=True),
-        "runs": es.simulate(es.RMSProp(lr=lanes, alpha=0.5), problem, steps=20, box=3.0, keep=("losses",)),
-        "runs without losses": es.simulate(es.Lion(lr=lanes), problem, steps=5),
-        "trace": es.trace(objective, 6),
-        "layers": es.layers(objective),
-        "finite step": es.finite_step(objective, top.directions[0], [0.1, 0.4]),
-        "postmortem": monitor.diagnose(),
-        "postmortem of calm": after_the_fact([{"step": 1, "lr": 0.1}], []),
-        "monitor": monitor,
-    }
-
-
-NAMES = [
-    *("spectrum", "measurement", "preconditioned", "density", "limit", "limit at rest", "diagnosis"),
-    *("diagnosis of Adam", "recommendation", "critical sharpness", "prediction", "prediction without answers"),
-    *("tuning", "run", "runs", "runs without losses", "trace", "layers", "finite step", "postmortem"),
-    *("postmortem of calm", "monitor"),
-]
+    return every_result()
 
 
 class Texts(html.parser.HTMLParser):
@@ -283,6 +211,31 @@ def test_missing_fields_are_named(place: tuple[str, ...], results: dict[str, Any
     (tmp_path / "r").write_text(json.dumps(content))
     with pytest.raises(es.BadFile, match=f"it lacks .*{place[-1]}"):
         es.Diagnosis.load(tmp_path / "r")
+
+
+def places(content: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place of plain data, of a list the first two."""
+    inside = (
+        content.items() if isinstance(content, dict) else enumerate(content[:2]) if isinstance(content, list) else ()
+    )
+    return [place for name, item in inside for place in ((*so_far, name), *places(item, (*so_far, name)))]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "monitor"])
+def test_a_damaged_file_is_refused_or_reads_whole(name: str, results: dict[str, Any], tmp_path: Path) -> None:
+    text, random = results[name].to_json(), Random(name)
+    everywhere = places(json.loads(text))
+    for _ in range(12):
+        content = json.loads(text)
+        *way, last = random.choice(everywhere)
+        inner = content
+        for step in way:
+            inner = inner[step]
+        inner[last] = random.choice([None, "x", True, -1, 0.5, 1e308, "inf", "nan", [], {}, [[1]], ["x"], {"a": 1}])
+        (tmp_path / "r").write_text(json.dumps(content))
+        with suppress(es.BadFile):
+            again = type(results[name]).load(tmp_path / "r")
+            assert str(again) and repr(again) and again._repr_html_() and again.to_json()
 
 
 def test_a_monitor_keeps_its_own_log(tmp_path: Path) -> None:

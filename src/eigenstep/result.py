@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from eigenstep.errors import BadFile, Unsupported
+from eigenstep.errors import BadFile, InvalidValue, Unsupported
 from eigenstep.files import envelope, read_envelope, shown, write_envelope
 from eigenstep.plain import plain_fields, restored_fields
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LONGEST = 119  # characters of a repr: a line of a terminal or of a log
 MOST = 50  # rows of a table in words: a screen; `to_frame` has them all
-_DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+_DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Result:
         content = read_envelope(path, cls.kind)
         try:
             found = cls.from_plain(content)
-            found.words()  # whether its fields fit together
+            str(found), found.to_json()  # whether its fields fit together
         except _DAMAGED as error:
-            why = error if isinstance(error, ValueError) else f"its fields do not fit together ({error})"
+            why = error if isinstance(error, InvalidValue) else f"its fields do not fit together ({error})"
             raise BadFile(f"{shown(path)}: not a usable {cls.kind}: {why}; save it again") from error
         return found
 

@@ -98,7 +98,6 @@ def command(
 
 
 def _row(name: str, block: "Measurement") -> tuple[common.Cell, ...]:
-    assert block.bounds is not None  # settled in Spectrum
     return name or "(model)", float(block.values[0]), float(block.bounds[0])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.errors import InvalidValue
-from eigenstep.plain import restored
+from eigenstep.plain import plain, restored
 from eigenstep.result import Words
 from eigenstep.spectrum import WHAT, Spectrum
 
@@ -83,8 +83,7 @@ class Measurement(Spectrum):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the measurement as plain data, without vectors of the model's size."""
-        residuals = None if self.residuals is None else self.residuals.tolist()
-        return {**super().as_dict(), "residuals": residuals, "notes": list(self.notes)}
+        return {**super().as_dict(), "residuals": plain(self.residuals), "notes": list(self.notes)}
 
     @classmethod
     def _own(cls, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,6 @@ def slowness(
     """
     seen = density(edge.operator, probes, steps, seed=seed)
     values, bounds, weights, length, products = along_gradient(edge, gradient, steps, seed)
-    assert seen.weights is not None and seen.bounds is not None  # filled in by Spectrum
 
     def still(e: Tensor, blur: Tensor) -> tuple[Tensor, Tensor]:
         r = scale.radii(e)

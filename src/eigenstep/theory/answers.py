@@ -72,7 +72,6 @@ class Answers:
         names = ("max_stable_lr", "max_stable_lr_interval", "frozen_limit")
         if spectrum.largest is None:
             return self.lacks(names, f"the spectrum covers {spectrum.covers!r}: its largest eigenvalue is not known")
-        assert spectrum.bounds is not None
         top = int(self.values.argmax())
         sharpest, bound = self.values[top], spectrum.bounds[top] * self._magnified(spectrum, top)
         limits = [float(max_stable_lr(self.rule, sharpest + shift * bound)) for shift in (1, 0, -1)]
