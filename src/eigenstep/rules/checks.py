@@ -15,6 +15,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("lr", "weight_decay", "eps", "delta"), (0.0, math.inf)),
     **dict.fromkeys(("lr_decay", "momentum_decay", "initial_accumulator_value"), (0.0, math.inf)),
     **dict.fromkeys(("momentum", "alpha", "betas"), (0.0, 1.0)),
+    "dampening": (-math.inf, math.inf),  # a number all the same
 }
 
 
