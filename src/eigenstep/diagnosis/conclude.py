@@ -16,7 +16,7 @@ from eigenstep.diagnosis.what_if import HALF
 from eigenstep.stability.critical import bottomless
 
 NOT_ITS_OWN = (
-    "Try this lr before you trust what follows: part of the loss stands still when it is differentiated (detach, "
+    "Try this lr before you trust what follows. Part of the loss stands still when it is differentiated (detach, "
     "no_grad, a straight-through function), so that the run may meet another curvature than the one measured."
 )
 

@@ -12,11 +12,11 @@ VERDICTS = {
     "safe": "below the edge, and moving",
     "edge": "at the edge of stability: normal late in training",
     "unstable": "above the edge: it diverges",
-    "adapts": "above the frozen limit of a preconditioner that moves: not a prediction of divergence",
-    "warm-up": "above the edge while second moments are young: a warm-up is needed",
+    "adapts": "above the limit as it stands, and the optimizer adapts: not a prediction of divergence",
+    "warm-up": "above the edge in the first updates: a warm-up is needed",
     "crawling": "far below the edge, and slow for that reason",
-    "saddle": "the gradient has nothing to offer, the curvature goes down",
-    "dead": "no gradient and no curvature reach most of the parameters",
+    "saddle": "the gradient has nothing to offer, and the loss falls to the side",
+    "dead": "nothing reaches most of the parameters",
     "done": "nothing left to do",
     "clipped": "above the edge, held by gradient clipping",
     "noisy": "below the edge on all the data, above it on single mini-batches",
@@ -36,6 +36,7 @@ ALL = 0.99  # of what half the limit would bring within the horizon: then the lr
 NOTHING_LEFT = 1e-3  # of the loss, within the horizon; or of the loss of a model without parameters
 STATIONARY = 1e-2  # the gradient's part of the loss within the horizon, below which negative curvature rules
 NOISE = 2.0  # times between mini-batches
+_NOTHING_LIMITS = "nothing limits it here. No direction curves upwards."
 
 
 @dataclass(frozen=True)
@@ -126,34 +127,78 @@ def _above(f: VerdictInputs) -> str:
 
 
 def sentence_of(code: str, f: VerdictInputs, lr: float, limit: float) -> str:
-    """Return the verdict in words, with the numbers that it rests on."""
+    """Return the verdict in words: what to do first, then the number that says so, then why."""
     r = "" if f.ratio is None else f"{f.ratio:.3g}"
-    here = f"lr {lr:.3g} is {r} of the limit {limit:.3g}"
+    here = f"lr {lr:.3g} is {r} of the largest stable one, {limit:.3g}"
     above = f"lr {lr:.3g} is {r} times the largest stable one, {limit:.3g}"
-    words = {
-        "safe": f"Stable: {here}." if f.high else "Stable: no direction curves upwards, so nothing limits the lr here.",
-        "edge": f"At the edge of stability: {here}. Late in training this is normal; at its start sharpness usually "
-        "rises, and a lower lr is safer.",
-        "unstable": f"Unstable: {above}." + _above_the_edge(f),
-        "adapts": f"Above the frozen limit: {above} while the preconditioner stays as it is. It moves and makes room: "
-        "expect oscillation; this is no prediction of divergence." + _tried(f),
-        "warm-up": f"Needs a warm-up: with second moments this young, {above}, and some updates tried on copies raise "
-        "the loss. Begin at the limit, and raise the lr while sharpness falls.",
-        "crawling": f"Crawling: {here}. {_raise_it(f, limit)}",
-        "saddle": "At a saddle: the gradient has almost nothing to offer while the curvature goes down. No lr mends "
-        "that; a perturbation or an unsymmetrical initialisation does.",
-        "dead": "Dead: neither gradient nor curvature reaches "
-        f"{f.zero_gradient.share - f.zero_gradient.revives:.0%} of the parameters, nor does a gradient "
-        "once the others have moved; the lr is irrelevant. Look at the initialisation, the activations and the inputs.",
-        "done": "Nothing left to do: what the loss can still lose here is negligible"
-        + ("; any stable lr will do." if f.orbit is None else "."),
-        "clipped": f"Held by clipping: {above}, but clipping shortens the update to {_percent(f.clip)}. Where the "
-        "gradient becomes small it no longer does, and the optimizer diverges again.",
-        "noisy": f"Noisy: {here} on all the data, but of single mini-batches it is up to {f.batch_high or 0.0:.3g} "
-        "times the limit. The true edge lies lower.",
-        "waiting": f"Waiting: lr is 0, as at the start of a warm-up; it may rise to {limit:.3g}.",
-    }
-    return words[code] + "".join(f" {hint}" for hint in _hints(code, f))
+    label, action, rest = {
+        "safe": ("Stable", "keep the lr", f"{here}." if f.high else _NOTHING_LIMITS),
+        "edge": (
+            "At the edge",
+            "keep the lr late in training and lower it at the start",
+            f"{here}. Late in training this is normal (the edge of stability); at its start sharpness usually rises, "
+            "and a lower lr is safer.",
+        ),
+        "unstable": ("Unstable", _lower(f, limit), f"{above}.{_above_the_edge(f)}"),
+        "adapts": (
+            "Adapting",
+            "keep the lr while the loss falls and lower it if the loss rises for long",
+            f"{above} as the optimizer stands. The preconditioner moves and makes room above this frozen limit: expect "
+            f"oscillation; this is no prediction of divergence.{_tried(f)}",
+        ),
+        "warm-up": (
+            "Needs a warm-up",
+            f"begin below lr {limit:.3g} and raise it over the first updates",
+            f"{above}. Second moments are young, and some updates tried on copies raise the loss; the lr may rise "
+            "while sharpness falls.",
+        ),
+        "crawling": ("Crawling", f"raise the lr, up to about {limit / 2:.3g}", f"{here}. {_raise_it(f)}"),
+        "saddle": (
+            "Stuck",
+            "perturb the weights or choose an unsymmetrical initialisation",
+            "no lr helps. This is a saddle: the gradient has almost nothing to offer while the curvature goes down.",
+        ),
+        "dead": (
+            "Dead",
+            "look at the initialisation, the activations and the inputs",
+            "the lr is irrelevant. Neither gradient nor curvature reaches "
+            f"{f.zero_gradient.share - f.zero_gradient.revives:.0%} of the parameters, nor does a gradient once the "
+            "others have moved.",
+        ),
+        "done": (
+            "Nothing left to do",
+            "stop or go on as you like",
+            f"what the loss can still lose here is negligible{'; any stable lr will do' if f.orbit is None else ''}.",
+        ),
+        "clipped": (
+            "Held by clipping",
+            f"keep clipping or lower the lr below {limit:.3g}",
+            f"{above}, but clipping shortens the update to {_percent(f.clip)}. Where the gradient becomes small it no "
+            "longer does, and the optimizer diverges again.",
+        ),
+        "noisy": (
+            "Noisy",
+            f"lower the lr below {lr / (f.batch_high or 1.0):.3g} or take larger mini-batches",
+            f"{here}, on all the data; on single mini-batches it is up to {f.batch_high or 0.0:.3g} times what is "
+            "stable there. The true edge lies lower.",
+        ),
+        "waiting": (
+            "Waiting for an lr above 0",
+            "begin your warm-up",
+            f"the largest stable lr is {limit:.3g}." if limit < math.inf else _NOTHING_LIMITS,
+        ),
+    }[code]
+    head = f"{label}, so {action}: {rest}"
+    if f.bottomless is not None:
+        head = f"No lr is right, so mend the loss first: it has no floor. {label}: {rest}"
+    return head + "".join(f" {hint}" for hint in _hints(code, f))
+
+
+def _lower(f: VerdictInputs, limit: float) -> str:
+    """What makes an unstable setting stable: a lower lr, or less decay where decay alone is too much."""
+    if f.decay_term > 1:
+        return "lower the lr or the weight decay until lr * weight_decay is well below 2"
+    return f"lower the lr below {limit:.3g}"
 
 
 def _hints(code: str, f: VerdictInputs) -> Iterator[str]:
@@ -182,28 +227,27 @@ def _hints(code: str, f: VerdictInputs) -> Iterator[str]:
 
 def one_step_sentence(name: str, multiple: float | None, reason: str | None) -> str:
     """Return in words what the one real step says of an optimizer without a linear limit."""
-    head = f"{name} has no linear limit, so it was judged by one real step: "
     if multiple is None:
-        return f"{head}but there is none ({reason})."
-    if multiple == math.inf:
-        return f"{head}the loss does not rise however long it is made."
-    rises = (
-        "it raises the loss as it is" if multiple <= 1 else f"it raises the loss once made {multiple:.3g} times as long"
-    )
-    return f"{head}{rises}. A one-step quantity: it says nothing of the steps after."
+        head = f"{name} could not be judged, so mend this first: {reason}."
+    elif multiple == math.inf:
+        head = "Keep the lr: the loss does not rise along the next update however long it is made."
+    elif multiple <= 1:
+        head = "Lower the lr: the next update raises the loss as it is."
+    else:
+        head = f"Keep the lr for now: the next update raises the loss only once made {multiple:.3g} times as long."
+    tail = "A one-step quantity: it says nothing of the steps after."
+    return f"{head} {name} has no linear limit, so it was judged by one real step. {tail}"
 
 
-def _raise_it(f: VerdictInputs, limit: float) -> str:
+def _raise_it(f: VerdictInputs) -> str:
     """How much sooner half the limit would be there: by the table of changes, where its direction curves upwards."""
     if f.raised is None:
         times = 0.5 / (f.ratio or 0.5)
-        return (
-            f"Raise it, up to about half the limit, {limit / 2:.3g}: each update is {times:,.0f} times as long there."
-        )
+        return f"At half the limit each update is {times:,.0f} times as long."
     lr, there, here = f.raised
     return (
-        f"Raise it: at half the limit, lr {lr:.3g}, the error in the direction of the gradient's median curvature "
-        f"shrinks to a tenth in {updates_told(there)}, as it is in {updates_told(here)}."
+        f"At half the limit, lr {lr:.3g}, the error in the direction of the gradient's median curvature shrinks to a "
+        f"tenth in {updates_told(there)}, as it is in {updates_told(here)}."
     )
 
 

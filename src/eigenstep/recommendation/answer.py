@@ -87,18 +87,19 @@ def _unable(search: LrSearch | None, best: Lane | None, start: float, measured: 
     if not math.isfinite(start):
         return f"the loss is {start} at the start: no lr can mend that; begin from a finite one"
     if search is None:
-        return "interrupted before anything was run"
+        return "interrupted before anything was run: call it again"
     if (unbounded := measured.bottomless or search.unbounded) is not None:
         return unbounded
     if best is None:
         if search.missing is not None and not search.lanes:
-            return f"nothing can be said: {search.missing}"
+            return f"too little was run, so give a larger budget: {search.missing}"
         if measured.critical is not None and measured.critical.reason is not None:
-            return f"nothing trains here, whatever the lr: {measured.critical.reason}"
+            return f"nothing trains here, whatever the lr, so look at the model first: {measured.critical.reason}"
         tried = sorted(lane.lr for lane in search.lanes.values())
         return (
-            f"nothing trains here: no lr from {tried[0]:.2g} to {tried[-1]:.2g} lowered the loss from {start:.4g}; "
-            "it may be as low as it gets, or the mini-batches may pull elsewhere than the objective's data"
+            f"nothing trains here, so look at the loss and the data first: no lr from {tried[0]:.2g} to "
+            f"{tried[-1]:.2g} lowered the loss from {start:.4g}; it may be as low as it gets, or the mini-batches may "
+            "lead elsewhere than the objective's data"
         )
     fall = 1 - best.loss / start if start > 0 else math.inf
     stopped = start > 0 and (max(best.tail()) - best.loss) / start < NOTHING
@@ -106,9 +107,9 @@ def _unable(search: LrSearch | None, best: Lane | None, start: float, measured: 
         return None
     if measured.zero_gradient_share is not None and measured.zero_gradient_share >= DEAD_FROM:
         return (
-            f"nothing trains here, whatever the lr: over {best.step} updates the loss went from {start:.4g} to "
-            f"{best.loss:.4g} and no further; {measured.zero_gradient_share:.0%} of the parameters have no gradient, "
-            "neither at the start nor there, as under dead units"
+            f"nothing trains here, whatever the lr, so look at the initialisation first: over {best.step} updates the "
+            f"loss went from {start:.4g} to {best.loss:.4g} and no further; {measured.zero_gradient_share:.0%} of the "
+            "parameters have no gradient, neither at the start nor there, as under dead units"
         )
     # A floor above zero, a plateau as deep networks begin on and a slow, steady fall cannot be told apart so early:
     # how much the loss could lose is not known.
@@ -131,10 +132,11 @@ def _reason(search: LrSearch | None, best: Lane | None, measured: StartMeasureme
     how = f"of {len(search.lanes)} learning rates rehearsed {best.lr:.3g} brought the loss lowest and most steadily"
     if search.missing is not None:
         how = f"{best.lr:.3g} was the best so far ({search.missing})"
-    text = f"{how}: {best.loss:.4g} after {best.step} updates"
+    text = f"{how}: {best.loss:.4g} after {best.step} updates."
     if search.chosen is not None and search.chosen is not best:
-        text += f"; the answer stays {best.lr / search.chosen.lr:.2g} times below it, since sharpness goes on rising"
-    text += f"; short runs lowered the loss up to {edge[0]:.3g}, {upper}"
+        times = best.lr / search.chosen.lr
+        text += f" The answer stays {times:.2g} times below it, since sharpness goes on rising."
+    text += f" Short runs lowered the loss up to {edge[0]:.3g}, {upper}"
     if measured.limit is not None and math.isfinite(measured.limit.max_stable_lr):
         text += f"; the limit at the start is {measured.limit.max_stable_lr:.3g}"
     return text + "."
