@@ -18,7 +18,7 @@ import eigenstep as es
 from eigenstep import draw
 from eigenstep.curvature import FiniteStep, Layers, Measurement, Trace
 from eigenstep.theory.prediction import Prediction
-from eigenstep.theory.tuning import Tuning
+from eigenstep.theory.tuned import Tuning
 from eigenstep.training import Log, Postmortem
 
 

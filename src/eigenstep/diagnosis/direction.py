@@ -13,7 +13,7 @@ from eigenstep.curvature.operators import vectors as vec
 from eigenstep.objective import Objective
 from eigenstep.plain import key
 from eigenstep.stability.joint_limit import Edge
-from eigenstep.stability.limit import Limit
+from eigenstep.stability.result import Limit
 
 Origin = Literal["curvature", "preconditioner", "lr ratios", "coupled weight decay", "decoupled weight decay"]
 _BLIND = 0.3  # a finite step that disagrees by more than this with the Hessian sees what the Hessian does not

@@ -22,7 +22,8 @@ from eigenstep.objective import Objective
 from eigenstep.rules import LinearRule
 from eigenstep.stability.critical import CriticalSharpness, critical_sharpness
 from eigenstep.stability.joint_limit import Edge, edge_of
-from eigenstep.stability.limit import Limit, limit_now, ratio_alone
+from eigenstep.stability.limit import limit_now, ratio_alone
+from eigenstep.stability.result import Limit
 from eigenstep.stability.zero_gradient import DOWNWARDS, ZeroGradient, zero_gradient_of
 
 STAGES = ("loss and gradient", "the limit", "negative curvature", "the slow directions", "layers", "mini-batches")

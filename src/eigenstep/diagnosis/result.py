@@ -17,7 +17,7 @@ from eigenstep.plain import key
 from eigenstep.result import Result, Words, number
 from eigenstep.spectrum import WHAT, Spectrum
 from eigenstep.stability.critical import CriticalSharpness
-from eigenstep.stability.limit import Limit
+from eigenstep.stability.result import Limit
 
 KIND = "diagnosis"
 CHANGE_COLUMNS = ("change", "lr", "largest stable lr", "ratio", "rate", "updates to a tenth")

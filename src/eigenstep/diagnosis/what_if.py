@@ -18,7 +18,8 @@ from eigenstep.rules import (
     Nesterov,
 )
 from eigenstep.rules.adaptive import AdaptiveRule
-from eigenstep.stability.limit import Limit, limit_now
+from eigenstep.stability.limit import limit_now
+from eigenstep.stability.result import Limit
 from eigenstep.theory import max_stable_lr, radii
 from eigenstep.theory.limits import frozen_limit, largest_stable_eigenvalue, momentum_of, with_momentum
 

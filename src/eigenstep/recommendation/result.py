@@ -11,7 +11,7 @@ from eigenstep.bridge.param_groups import lr_of, put_lrs, put_momentum, set_lr
 from eigenstep.errors import InvalidValue
 from eigenstep.result import Result, Words
 from eigenstep.stability.critical import CriticalSharpness
-from eigenstep.stability.limit import Limit
+from eigenstep.stability.result import Limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,8 @@ from eigenstep.recommendation.rehearse import Lane, Rehearsal
 from eigenstep.recommendation.result import Later
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
-from eigenstep.stability.limit import Limit, limit_now
+from eigenstep.stability.limit import limit_now
+from eigenstep.stability.result import Limit
 from eigenstep.stability.zero_gradient import share_of, zero_gradient_names
 
 _CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-from eigenstep.stability.limit import MOSTLY
+from eigenstep.stability.result import MOSTLY
 from eigenstep.training.log.record import Record
 
 Cause = Literal["curvature", "data", "unclear"]
