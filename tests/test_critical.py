@@ -1,12 +1,12 @@
 """Critical sharpness against closed forms on quadratics, for every kind of optimizer, and what must stay untouched."""
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from contracts.snapshot import Snapshot
 from torch import Tensor, nn
 
 import eigenstep as es
@@ -177,21 +177,14 @@ def test_everything_is_left_bit_for_bit_also_when_interrupted() -> None:
             raise KeyboardInterrupt
         return nn.functional.mse_loss(m(batch[0]), batch[1])
 
-    def everything() -> list[Any]:
-        grads = [p.grad.clone() for p in model.parameters()]
-        return copy.deepcopy([model.state_dict(), optimizer.state_dict(), grads, torch.get_rng_state(), model.training])
-
-    before = everything()
+    before = Snapshot(model, optimizer)
     for stop in (0, 5, 9):
         calls = 0
         try:
             es.critical_sharpness(es.Objective(model, loss, (x, y)), optimizer)
         except KeyboardInterrupt:
             assert stop
-        after = everything()
-        flat = lambda tree: torch.utils._pytree.tree_leaves(tree)  # noqa: E731
-        for a, b in zip(flat(before), flat(after), strict=True):
-            assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+        before.check()
 
 
 def test_an_optimizer_of_another_model_is_refused_with_the_remedy() -> None:

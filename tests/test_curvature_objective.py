@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from contracts.snapshot import Snapshot
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
@@ -37,35 +37,6 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
 def points(n: int = 12, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(1)
     return torch.randn(n, 4, generator=g).to(dtype), torch.randint(3, (n,), generator=g)
-
-
-class Snapshot:
-    """Everything of the user's, bit for bit."""
-
-    def __init__(self, model: nn.Module, *generators: torch.Generator) -> None:
-        self.model, self.generators = model, generators
-        self.tensors = {n: (t, t.clone(), t._version) for n, t in model.state_dict(keep_vars=True).items()}
-        self.modes = [m.training for m in model.modules()]
-        self.grads = [(p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
-        self.requires = [p.requires_grad for p in model.parameters()]
-        self.random = self._random()
-
-    def _random(self) -> tuple[Any, ...]:
-        numpy = np.random.get_state()  # noqa: NPY002
-        torches = [torch.get_rng_state(), *(g.get_state() for g in self.generators)]
-        return random.getstate(), numpy[1].tolist(), numpy[2], [t.tolist() for t in torches]
-
-    def check(self, touched: bool = False) -> None:
-        now = self.model.state_dict(keep_vars=True)
-        assert now.keys() == self.tensors.keys()
-        for name, (tensor, copy, version) in self.tensors.items():
-            assert now[name] is tensor and torch.equal(tensor, copy), name
-            assert tensor._version == version or touched, name
-        assert [m.training for m in self.model.modules()] == self.modes
-        for p, (grad, copy) in zip(self.model.parameters(), self.grads, strict=True):
-            assert p.grad is grad and (grad is None or torch.equal(grad, copy))
-        assert [p.requires_grad for p in self.model.parameters()] == self.requires
-        assert self._random() == self.random
 
 
 class Own(Sampler[int]):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from contracts.snapshot import Snapshot
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -159,36 +160,15 @@ def real(generator: torch.Generator | None = None) -> tuple[nn.Module, es.Object
     return net, es.Objective(net, loss, (x, y)), adam, loader
 
 
-def everything(net: nn.Module, adam: torch.optim.Optimizer, generator: torch.Generator) -> list[Any]:
-    tensors = [*net.state_dict().values(), *(p.grad for p in net.parameters())]
-    for state in adam.state.values():
-        tensors += list(state.values())
-    return [
-        *(t.clone() for t in tensors),
-        [m.training for m in net.modules()],
-        [p.requires_grad for p in net.parameters()],
-        [{k: v for k, v in g.items() if k != "params"} for g in copy.deepcopy(adam.param_groups)],
-        torch.get_rng_state(),
-        generator.get_state(),
-        random.getstate(),
-        np.random.get_state()[1].tolist(),  # noqa: NPY002
-    ]
-
-
-def same(a: list[Any], b: list[Any]) -> bool:
-    pairs = zip(a, b, strict=True)
-    return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs)
-
-
 def test_everything_is_left_bit_for_bit() -> None:
     generator = torch.Generator().manual_seed(5)
     net, objective, adam, loader = real(generator)
-    before = everything(net, adam, generator)
+    before = Snapshot(net, adam, generator)
     first = es.diagnose(objective, adam, train=loader)
-    assert same(before, everything(net, adam, generator))
+    before.check()
     assert first.spread is not None and len(first.spread.ratios) == 4
     es.limit_now(objective, adam, alone=True)
-    assert same(before, everything(net, adam, generator))
+    before.check()
     again = es.diagnose(objective, adam, train=loader)
     assert again.ratio == first.ratio and again.spread == first.spread
 
@@ -210,11 +190,11 @@ def test_interrupted_or_failed_too(kind: type[BaseException], call: int) -> None
         return inner(net, batch)
 
     objective.loss = fails
-    before = everything(net, adam, generator)
+    before = Snapshot(net, adam, generator)
     with pytest.raises(kind):
         es.diagnose(objective, adam, train=loader)
     assert calls[0] == call
-    assert same(before, everything(net, adam, generator))
+    before.check()
 
 
 def test_an_interrupt_between_products_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,17 +209,17 @@ def test_an_interrupt_between_products_too(monkeypatch: pytest.MonkeyPatch) -> N
         return exact(self, vector)
 
     monkeypatch.setattr(HessianOperator, "matvec", interrupted)
-    before = everything(net, adam, generator)
+    before = Snapshot(net, adam, generator)
     with pytest.raises(KeyboardInterrupt):
         es.diagnose(objective, adam)
-    assert same(before, everything(net, adam, generator))
+    before.check()
 
 
 def test_bad_input_is_refused_with_a_remedy() -> None:
     generator = torch.Generator().manual_seed(5)
     net, objective, adam, _ = real(generator)
     other, _, stranger, _ = real()
-    before = everything(net, adam, generator)
+    before = Snapshot(net, adam, generator)
     with pytest.raises(es.InvalidValue, match=r"does not hold '0.weight' .* build it on this model's parameters"):
         es.diagnose(objective, stranger)
     with pytest.raises(es.InvalidValue, match="does not hold"):
@@ -250,7 +230,7 @@ def test_bad_input_is_refused_with_a_remedy() -> None:
         es.diagnose(objective, adam, clip=0.0)
     with pytest.raises(es.InvalidValue, match="horizon"):
         es.diagnose(objective, adam, horizon=0)
-    assert same(before, everything(net, adam, generator))
+    before.check()
 
 
 def test_an_lr_schedule_in_place_is_named() -> None:

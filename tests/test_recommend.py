@@ -1,6 +1,5 @@
 """recommend: the answer is run, nothing of the user's changes, and what cannot be answered is said with a remedy."""
 
-import copy
 import json
 import warnings
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from contracts.snapshot import Snapshot
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -80,13 +80,6 @@ def test_on_a_quadratic_the_edge_is_the_theory_s() -> None:
     assert found.lr < 2 / 32
 
 
-def everything(model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any) -> list[Any]:
-    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    states = [model.state_dict(), optimizer.state_dict(), torch.get_rng_state(), loader.generator.get_state()]
-    modes = [m.training for m in model.modules()]
-    return torch.utils._pytree.tree_leaves(copy.deepcopy([states, grads, modes]))
-
-
 @pytest.mark.parametrize("stop", [0, 7, 60])
 def test_nothing_of_the_users_changes_also_when_interrupted(stop: int) -> None:
     model, _, loader = parts()
@@ -103,10 +96,9 @@ def test_nothing_of_the_users_changes_also_when_interrupted(stop: int) -> None:
             raise KeyboardInterrupt
         return mse(m, batch)
 
-    before = everything(model, optimizer, loader)
+    before = Snapshot(model, optimizer, loader, loader.generator)
     found = es.recommend(es.Objective(model, loss, (X, Y)), optimizer, train=loader, budget=100)
-    for a, b in zip(before, everything(model, optimizer, loader), strict=True):
-        assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+    before.check()
     assert found.complete == (stop == 0)
     if stop:
         assert "interrupted" in found.missing
