@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from every_result import HOSTILE, NAMES, every_result, small
 
 import eigenstep as es
 from eigenstep import draw
+from eigenstep.cli import main
 from eigenstep.curvature import FiniteStep, Layers, Measurement, Trace
 from eigenstep.theory.prediction import Prediction
 from eigenstep.theory.tuned import Tuning
@@ -183,7 +185,7 @@ def test_other_kinds_are_refused_by_name(results: dict[str, Any], tmp_path: Path
         ("recommendation", ("candidates", 0, "diverged"), "no", r"'candidates\[0\].diverged' must be true or false"),
         ("run", ("steps",), 0.5, "'steps'"),
         ("layers", ("layers",), [], "'layers' must be a mapping"),
-        ("prediction", ("settings",), None, "'settings' must be a mapping"),
+        ("prediction", ("rules",), [], "'rules' must be a list of 1, not of 0"),
     ],
 )
 def test_wrong_fields_are_refused_by_name(
@@ -211,6 +213,17 @@ def test_missing_fields_are_named(place: tuple[str, ...], results: dict[str, Any
     (tmp_path / "r").write_text(json.dumps(content))
     with pytest.raises(es.BadFile, match=f"it lacks .*{place[-1]}"):
         es.Diagnosis.load(tmp_path / "r")
+
+
+@pytest.mark.parametrize(("command", "kind"), [("tune", Tuning), ("predict", Prediction)])
+def test_what_the_command_line_prints_is_a_file(command: str, kind: Any, tmp_path: Path) -> None:
+    words = [command, "1", "100", "--rule", "heavy-ball", "--json"]
+    run = CliRunner().invoke(main, [*words, "--lr", "0.01"] if command == "predict" else words)
+    assert run.exit_code == 0
+    (tmp_path / "r").write_text(run.stdout)
+    again = kind.load(tmp_path / "r")
+    assert json.loads(run.stdout)["rules"] == [again.rule.as_dict()]
+    assert isinstance(again.rule, es.HeavyBall) and again.rate == json.loads(run.stdout)["rate"]
 
 
 def places(content: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

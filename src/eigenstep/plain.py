@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
-from types import MappingProxyType, NoneType, UnionType
+from types import GenericAlias, MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -21,6 +21,11 @@ _NOT_FINITE = ("inf", "-inf", "nan")  # how jsonable writes them
 def key(name: str) -> Mapping[str, str]:
     """Return the metadata of a field that a file holds under another name."""
     return MappingProxyType({"key": name})
+
+
+def alone_in(name: str) -> Mapping[str, Any]:
+    """Return the metadata of a field that a file holds as a list of one, as a result's one rule among 'rules'."""
+    return MappingProxyType({"key": name, "alone": True})
 
 
 def plain(value: Any) -> Any:
@@ -45,7 +50,12 @@ def plain(value: Any) -> Any:
 
 def plain_fields(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that a file holds, under their keys there."""
-    return {name: plain(getattr(value, f.name)) for f in fields(value) if (name := _key(f)) is not None}
+    found = {}
+    for f in fields(value):
+        if (name := _key(f)) is not None:
+            item = plain(getattr(value, f.name))
+            found[name] = [item] if "alone" in f.metadata else item
+    return found
 
 
 def restored_fields(kind: type, content: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -57,7 +67,9 @@ def restored_fields(kind: type, content: Mapping[str, Any], where: str = "") -> 
     for f in fields(kind):
         name = _key(f)
         if name is not None and name in content:
-            found[f.name] = restored(_hints(kind)[f.name], content[name], f"{where}{name}")
+            hint, alone = _hints(kind)[f.name], "alone" in f.metadata
+            item = restored(GenericAlias(tuple, hint) if alone else hint, content[name], f"{where}{name}")
+            found[f.name] = item[0] if alone else item
         elif f.default is MISSING and f.default_factory is MISSING:
             if name is not None:
                 raise InvalidValue(f"it lacks {where}{name}")

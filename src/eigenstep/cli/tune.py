@@ -58,11 +58,7 @@ def command(
         point=point,
     )
     if as_json:
-        answers = {
-            name: getattr(best, name)
-            for name in ("lr", "momentum", "rate", "lr_interval", "lr_limit", "steps", "evaluations")
-        }
-        common.print_json("tuning", {"rule": repr(best.rule), "eigenvalues": list(spectrum), **answers})
+        common.print_json(best.kind, {**best.as_dict(), "eigenvalues": list(spectrum)})
         return
     common.say(common.describe(best.rule))
     common.say(common.describe_spectrum(spectrum))

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from eigenstep.plain import key
+from eigenstep.plain import alone_in
 from eigenstep.result import Result, Words, number
 from eigenstep.rules import Rule
 
@@ -19,7 +19,7 @@ class Tuning(Result):
 
     kind: ClassVar[str] = "tuning"
 
-    rule: Rule = field(metadata=key("settings"))
+    rule: Rule = field(metadata=alone_in("rules"))
     lr: float
     momentum: float | None
     rate: float
