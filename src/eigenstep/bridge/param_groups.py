@@ -127,7 +127,7 @@ def settings_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
 
 
 def described(optimizer: torch.optim.Optimizer) -> str:
-    """The settings in words, one set a group, equal ones once."""
+    """The settings in words, one set per group, equal ones once."""
     return "; ".join(dict.fromkeys(_words(group) for group in optimizer.param_groups))
 
 

@@ -143,12 +143,12 @@ class DiagnosisMeasurements:
             self.reasons |= {"slow": why, "what_if": why}
             return None, []
         self._tell(3)
-        pull, penalty = decay_of(self.objective, edge)
+        decay, penalty = decay_of(self.objective, edge)
         found = slowness(
             self.objective,
             edge,
             scale,
-            self.gradient + pull,
+            self.gradient + decay,
             horizon=self.horizon,
             loss=self.loss,
             penalty=penalty,

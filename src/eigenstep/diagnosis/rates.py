@@ -33,7 +33,7 @@ class Slowness:
     the loss that the local quadratic loses within the horizon, at least and at most 1 (directions that curve downwards
     counted as flat; quadrature from the gradient sees the flattest directions last); possible: the same at half the
     largest stable lr; steady: of both, what they lose where nothing curves upwards, if the loss falls on as steeply as
-    here; decayed: the most of the loss that weight decay's pull may cost. gradient_norm: the gradient's length, decay
+    here; decayed: the most of the loss that weight decay may cost. gradient_norm: the gradient's length, decay
     included. negative: the share of directions that curve downwards, as the nodes stand.
     """
 

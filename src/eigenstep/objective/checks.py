@@ -120,6 +120,6 @@ def notes_of(
         yield f"dropout held at one mask per batch (seed {objective.seed})"
     elif objective.mode == "train" and (objective._no_dropout.met or drops):
         yield "dropout switched off"
-    for said in (subset_note(objective.batches.source), objective.batches.intake.note()):
-        if said is not None:
-            yield said
+    for note in (subset_note(objective.batches.source), objective.batches.intake.note()):
+        if note is not None:
+            yield note

@@ -111,12 +111,12 @@ class RatioChange:
         during = f" between updates {self.span[0]} and {self.span[1]}" if self.span and self.span != span else ""
         if self.driver == "settings":
             return f"the optimizer's settings changed{during}"
-        said = {
+        names = {
             "lr": "lr",
             "sharpness": "the sharpness",
             "preconditioner": "the preconditioner's share of the curvature",
         }
-        grew = [f"{said[n]} grew {getattr(self, n):.3g} times" for n in said if getattr(self, n) > 1.1]
+        grew = [f"{names[n]} grew {getattr(self, n):.3g} times" for n in names if getattr(self, n) > 1.1]
         if not grew:
             return f"neither lr nor the sharpness grew{during}: they were too large before"
         return f"{' and '.join(grew)}{during}"

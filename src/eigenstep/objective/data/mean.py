@@ -39,11 +39,11 @@ def not_a_mean(objective: "Objective") -> str | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of shapes that the loss does not usually see
-                said = _compare(objective, one, other)
+                note = _compare(objective, one, other)
         except Exception:  # the user's code, on a batch that they did not make: nothing is known
             continue
-        if said is not None:
-            return said
+        if note is not None:
+            return note
     return None
 
 

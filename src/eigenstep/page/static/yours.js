@@ -120,7 +120,7 @@ function assumptions(model) {
   const below = spectrum.values.filter((v) => v <= 0).length;
   if (below)
     notes.push(
-      `${below} known eigenvalue${below > 1 ? "s are" : " is"} not positive: a rule leaves along them, or stays; the race runs on the others.`,
+      `${below} known eigenvalue${below > 1 ? "s are" : " is"} not positive: a rule diverges along them, or stays; the race runs on the others.`,
     );
   if (spectrum.covers !== "all")
     notes.push(
