@@ -43,13 +43,20 @@ _NOTHING_LIMITS = "nothing limits it here. No direction curves upwards."
 class VerdictInputs:
     """What the verdict rests on; see the fields' homes. None where it is not known.
 
-    ratio, low, high: the stability ratio and its interval. decay_term: the part of it that decoupled decay alone makes.
-    progress, possible: parts of the loss within the horizon, at this lr and at half the limit. remaining: the loss over
-    that of the model with all parameters at zero. lowest: the most negative eigenvalue over the largest. clip: the
-    factor that clipping puts on the update. batch_high, batch_times: over mini-batches. where, origin: of the sharp
-    direction. alone: each group's own ratio. nesterov_off: the ratio without Nesterov's look-ahead, where there is one.
-    orbit: words for what an optimizer that does not converge ends in. raised: half the limit, the updates to a tenth
-    there, and those as it is. bottomless: words for a loss that falls without a floor along the next update.
+    - ratio, low, high: of the largest stable lr; the stability ratio and its interval.
+    - decay_term: of the largest stable lr; the part of the ratio that decoupled decay alone makes.
+    - progress, possible: parts of the loss within the horizon, at this lr and at half the limit.
+    - remaining: a part; the loss over that of the model with all parameters at zero.
+    - lowest: a part; the most negative eigenvalue over the largest.
+    - clip: a factor; what clipping puts on the update.
+    - batch_high, batch_times: a ratio, a factor; the highest of mini-batches, and how far they lie apart.
+    - horizon: updates.
+    - where, origin: words for the sharp direction.
+    - alone: (groups,), ratios; each group's own.
+    - nesterov_off: a ratio; without Nesterov's look-ahead, where there is one.
+    - orbit: words for what an optimizer that does not converge ends in.
+    - raised: (lr, updates, updates); half the limit, the updates to a tenth there, and those as it is.
+    - bottomless: words for a loss that falls without a floor along the next update.
     """
 
     ratio: float | None = None

@@ -18,12 +18,18 @@ Count = int | None | Tensor
 class Run(Result):
     """What `simulate` found: for one run numbers and None; for lanes of shape B int64 tensors, -1 standing for None.
 
-    steps: first update after which the tolerance was met (0: at the start). last_above: last update after which it
-    was not (-1: always met; `max_steps`: to the end, or the lane diverged), if the run was told to settle. left: the
-    update after which the lane was out of bounds or no longer finite. final: the last points (B..., n), of losses
-    final_loss (B...); of a lane that diverged, the last finite ones. Where kept, losses and radii are (B..., K + 1) and
-    points (B..., K + 1, n), K the updates of the longest lane; a lane that ended earlier repeats its last row. Nothing
-    here is nan or infinite.
+    Nothing here is nan or infinite; a lane that ended earlier repeats its last row.
+
+    - max_steps: updates; where the run ended at the latest.
+    - steps: B, updates; the first after which the tolerance was met (0: at the start).
+    - last_above: B, updates; the last after which it was not (-1: always met; `max_steps`: to the end, or the lane
+      diverged), if the run was told to settle.
+    - left: B, updates; the one after which the lane was out of bounds or no longer finite.
+    - final: (B..., n), the last points; of a lane that diverged, the last finite ones.
+    - final_loss: B; the loss there.
+    - losses, radii: (B..., K + 1), kept if asked for; losses, and distances to the nearest minimum. K is the updates of
+      the longest lane.
+    - points: (B..., K + 1, n), kept if asked for.
     """
 
     kind: ClassVar[str] = "run"

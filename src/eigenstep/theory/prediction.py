@@ -25,13 +25,19 @@ _WITHIN, _LEAST, _EFFORT = 10_000_000, 20_000, 100_000_000
 class Prediction(Result):
     """What `predict` found. An answer that is None has its reason in `reasons`, under the answer's name.
 
-    stable: every covered direction contracts (spectral radius below 1). rate: the asymptotic factor R per update, that
-    of the eigenvalue `slowest`. max_stable_lr: for the largest eigenvalue, with `max_stable_lr_interval` from its
-    bound; frozen_limit: the same with an adaptive rule's unit frozen. peak: largest transient growth of one
-    eigencomponent, from rest. steps: first update at which the tolerance is met; settled: first from which it stays
-    met; estimate: the textbook ln(tol / f0) / (2 ln R). radii, oscillating, time_constants: (n,), aligned with the
-    eigenvalues; time constants in updates, -1 / ln(spectral radius). notes: flat and negative directions, and the
-    assumptions, in words.
+    - stable: bool; every covered direction contracts (spectral radius below 1).
+    - rate: factor per update; the asymptotic one R, that of the eigenvalue `slowest`.
+    - max_stable_lr: lr; for the largest eigenvalue, with `max_stable_lr_interval` from its bound.
+    - frozen_limit: lr; the same with an adaptive rule's unit frozen.
+    - condition: a factor; the largest eigenvalue over the smallest.
+    - peak: factor; the largest transient growth of one eigencomponent, from rest.
+    - steps: updates; the first at which the tolerance is met.
+    - settled: updates; the first from which it stays met.
+    - estimate: updates; the textbook ln(tol / f0) / (2 ln R).
+    - radii: (n,), factors per update; spectral radii, aligned with the eigenvalues.
+    - oscillating: (n,), bool; whether the slowest mode is complex or negative (theory.is_oscillating).
+    - time_constants: (n,), updates; -1 / ln(spectral radius).
+    - notes: flat and negative directions, and the assumptions, in words.
     """
 
     kind: ClassVar[str] = "prediction"
