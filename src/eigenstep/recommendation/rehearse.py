@@ -120,8 +120,7 @@ class Lane:
 
     def __init__(self, lr: float, model: nn.Module, optimizer: torch.optim.Optimizer, start: float) -> None:
         self.lr = lr
-        self.model: nn.Module | None = model
-        self.optimizer: torch.optim.Optimizer | None = optimizer
+        self.copies: tuple[nn.Module, torch.optim.Optimizer] | None = (model, optimizer)
         self.step, self.diverged = 0, False
         self.points, self.losses = [0], [start]
         set_lr(optimizer, lr)
@@ -133,7 +132,7 @@ class Lane:
 
     def free(self) -> None:
         """Give the copies' memory back; the lane is not run on."""
-        self.model = self.optimizer = None
+        self.copies = None
 
     def tail(self, share: float = 0.5) -> list[float]:
         """The probe's losses over the last `share` of the steps."""
@@ -193,10 +192,10 @@ class Rehearsal:
     def run(self, lane: Lane, until: int) -> None:
         """Train a lane until it has taken `until` steps or diverged, with probes at 1/2, 3/4 and the end of the way."""
         due = {until, until // 2, 3 * until // 4}
-        while lane.step < until and not lane.diverged and lane.model is not None:
+        while lane.step < until and not lane.diverged and lane.copies is not None:
             self.budget.take()
             with spent(GRADIENT):
-                value = self._step(lane)
+                value = self._step(lane.step, *lane.copies)
             lane.step += 1
             if math.isnan(self.first):
                 self.first = value
@@ -209,16 +208,13 @@ class Rehearsal:
             wild = not value <= far
             if wild or lane.step in due:
                 lane.points.append(lane.step)
-                lane.losses.append(math.inf if wild else self.loss_of(lane.model))
+                lane.losses.append(math.inf if wild else self.loss_of(lane.copies[0]))
                 lane.diverged = not math.isfinite(lane.losses[-1])
 
-    def _step(self, lane: Lane) -> float:
+    def _step(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         """One training step as the user's loop would take it; the mini-batch's loss before it."""
-        model, optimizer = lane.model, lane.optimizer
-        assert model is not None  # a freed lane is not run on
-        assert optimizer is not None
-        batch = self.stream[lane.step]
-        restore.seed_all(self.seed + lane.step)
+        batch = self.stream[step]
+        restore.seed_all(self.seed + step)
         params = params_of(optimizer)
         values: list[Tensor] = []
 
@@ -233,7 +229,7 @@ class Rehearsal:
             return loss
 
         take_step(optimizer, closure)
-        if lane.step == 0 and all(p.grad is None for p in params):
+        if step == 0 and all(p.grad is None for p in params):
             raise InvalidValue(
                 "recommend: the loss does not train the model that it is given (no parameter of the copy has a "
                 "gradient); let loss(model, batch) call its argument `model`, not a model from outside"

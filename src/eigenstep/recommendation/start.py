@@ -58,13 +58,11 @@ class StartMeasurements:
 
     def follow(self, lane: Lane) -> None:
         """Measure the limit where a rehearsal stands, from the first one's vectors, if that is cheap."""
-        if self.limit is None or self.limit.seconds > _CHEAP or self._rehearsal is None or lane.optimizer is None:
+        if self.limit is None or self.limit.seconds > _CHEAP or self._rehearsal is None or lane.copies is None:
             return
-        assert lane.model is not None
+        model, optimizer = lane.copies
         try:
-            found = limit_now(
-                self._rehearsal.probe.on(lane.model), lane.optimizer, start=self.limit, quick=True, sharpness=False
-            )
+            found = limit_now(self._rehearsal.probe.on(model), optimizer, start=self.limit, quick=True, sharpness=False)
         except (Unsupported, InvalidValue):
             return
         if math.isfinite(found.max_stable_lr):
@@ -77,10 +75,10 @@ class StartMeasurements:
         dead ones under weight decay move, and what gets a gradient after the first updates is not dead.
         """
         lane = search.order[0] if search.order else None
-        if lane is None or lane.model is None or lane.diverged:
+        if lane is None or lane.copies is None or lane.diverged:
             return
         probe = search.rehearsal.probe
-        ends = probe.on(search.rehearsal.model), probe.on(lane.model)
+        ends = probe.on(search.rehearsal.model), probe.on(lane.copies[0])
         first, last = (set(zero_gradient_names(on, on.gradient())) for on in ends)
         self.zero_gradient_share = share_of(ends[0], first & last)
 

@@ -179,15 +179,16 @@ class Monitor(Recorded):
         step, lr, settings = self.count + 1, lr_of(self.optimizer), settings_of(self.optimizer)
         urgent = self._moved(lr, settings)
         self._settings = settings
-        self._next = {"step": step, "time": 0.0, "lr": lr, "loss": None, "grad_norm": None, "update_norm": None}
+        record: Record = {"step": step, "time": 0.0, "lr": lr, "loss": None, "grad_norm": None, "update_norm": None}
+        self._next = record
         spent = 0.0
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == self._state():
-            self._take(ahead[1])
+            self._take(record, ahead[1])
         elif self.cadence.due(step, urgent, began):
-            reading = self._measured(step, began)
+            reading = self._measured(record, began)
             spent = time.perf_counter() - began
-            self._take(reading)
+            self._take(record, reading)
         elif self.cadence.postponed == 1:
             self._out.note(step, self.cadence.words(step, began))
         self._norms.before()
@@ -230,23 +231,20 @@ class Monitor(Recorded):
         if self._out.log is not None and self._out.log.last > count:
             self._out.record({"resumed": count}, now=True)
 
-    def _measured(self, step: int, clock: float) -> Reading:
+    def _measured(self, record: Record, clock: float) -> Reading:
         """Measure as is due: certified in its turn and where an alarm would come of it, if the budget pays for that."""
-        certified = self.probe.confirms and self.cadence.affordable(clock, certified=True)
+        step, certified = record["step"], self.probe.confirms and self.cadence.affordable(clock, certified=True)
         reading = self.probe.measure(confirm=certified)
         self.cadence.took(step, reading.seconds, certified=certified)
         unsure = reading.limit is not None and not reading.limit.certified
-        if unsure and self.cadence.affordable(time.perf_counter(), certified=True):
-            assert self._next is not None
-            if self._ratios.suspects({**self._next, **reading.as_record(self._next["lr"])}):
-                reading = self.probe.measure(confirm=True)
-                self.cadence.took(step, reading.seconds, certified=True)
+        surer = unsure and self.cadence.affordable(time.perf_counter(), certified=True)
+        if surer and self._ratios.suspects({**record, **reading.as_record(record["lr"])}):
+            reading = self.probe.measure(confirm=True)
+            self.cadence.took(step, reading.seconds, certified=True)
         return reading
 
-    def _take(self, reading: Reading) -> None:
+    def _take(self, record: Record, reading: Reading) -> None:
         """Put a measurement into the record of the update under way, and look at it."""
-        record = self._next
-        assert record is not None
         record |= reading.as_record(record["lr"]) | self._set_to()
         self._anomalies.measured(record)
         alarm = self._ratios.look(record)
