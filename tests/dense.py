@@ -22,6 +22,12 @@ def hessian(loss: Callable[[], Tensor], params: Iterable[Tensor]) -> Tensor:
     return (found + found.T) / 2
 
 
+def gradient(loss: Callable[[], Tensor], params: Iterable[Tensor]) -> Tensor:
+    """Return the gradient (n,) by one backward pass; zero where the loss does not reach."""
+    grads = torch.autograd.grad(loss(), list(params), materialize_grads=True)
+    return torch.cat([grad.reshape(-1) for grad in grads]).detach()
+
+
 def eigenvalues(loss: Callable[[], Tensor], params: Iterable[Tensor]) -> Tensor:
     """Return the eigenvalues of the Hessian, the largest first."""
     return torch.linalg.eigvalsh(hessian(loss, params)).flip(0)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dense import hessian
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -112,17 +113,10 @@ class ByHand(TorchFunctionMode):
 def dense(
     model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], batch: Tensor, names: tuple[str, ...]
 ) -> Tensor:
-    """The Hessian row by row, by double backward on the model itself, independent of the package."""
+    """The dense Hessian, by kernels that have second derivatives."""
     held = dict(model.named_parameters(remove_duplicate=False))
-    params = [held[name] for name in names]
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), ByHand():
-        grads = torch.autograd.grad(loss(model, batch), params, create_graph=True)
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    rows = []
-    for entry in flat:
-        row = torch.autograd.grad(entry, params, retain_graph=True, materialize_grads=True)
-        rows.append(torch.cat([r.reshape(-1) for r in row]))
-    return torch.stack(rows).detach()
+        return hessian(lambda: loss(model, batch), [held[name] for name in names])
 
 
 def truth(name: str) -> tuple[Objective, Tensor]:

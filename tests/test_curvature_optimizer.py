@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dense import gradient, hessian
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,14 +34,6 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         optimizer.step()
 
 
-def hessian(net: nn.Module) -> tuple[Tensor, Tensor]:
-    params = list(net.parameters())
-    grads = torch.autograd.grad(loss(net, BATCH), params, create_graph=True)
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    rows = [torch.cat([r.reshape(-1) for r in torch.autograd.grad(e, params, retain_graph=True)]) for e in flat]
-    return torch.stack(rows).detach(), flat.detach()
-
-
 def scaled(matrix: Tensor, unit: Tensor, decay: Tensor | float = 0.0) -> Tensor:
     d = unit.rsqrt()
     whole = matrix + torch.diag(torch.zeros(len(unit)).double() + decay)
@@ -62,7 +55,7 @@ def test_live_second_moments(decay: float, kind: type[torch.optim.Optimizer]) ->
     before = {n: v.clone() for n, v in net.state_dict().items()}
     result = measure(Objective(net, loss, BATCH), 3, optimizer=optimizer, vectors=True)
     coupled = decay if kind is torch.optim.Adam else 0.0
-    exact = scaled(hessian(net)[0], live(net, optimizer, 20), coupled)
+    exact = scaled(hessian(lambda: loss(net, BATCH), net.parameters()), live(net, optimizer, 20), coupled)
     assert result.operator == "preconditioned" and result.certified
     assert bool(((result.values - exact[:3]).abs() <= result.bounds).all())
     assert result.preconditioner["t"] == 20 and result.preconditioner["early"]
@@ -80,13 +73,10 @@ def test_a_fresh_optimizer_takes_one_simulated_step_and_leaves_out_what_has_no_g
     objective = Objective(net, loss, (inputs, BATCH[1]))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     result = measure(objective, 2, optimizer=optimizer)
-    params = list(net.parameters())
-    grads = torch.autograd.grad(loss(net, (inputs, BATCH[1])), params, create_graph=True)
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    rows = [torch.cat([r.reshape(-1) for r in torch.autograd.grad(e, params, retain_graph=True)]) for e in flat]
-    moving = flat.detach() != 0
-    matrix = torch.stack(rows).detach()[moving][:, moving]
-    exact = scaled(matrix, flat.detach()[moving].abs() + 1e-8)
+    flat = gradient(lambda: loss(net, (inputs, BATCH[1])), net.parameters())
+    moving = flat != 0
+    matrix = hessian(lambda: loss(net, (inputs, BATCH[1])), net.parameters())[moving][:, moving]
+    exact = scaled(matrix, flat[moving].abs() + 1e-8)
     assert result.dimension == int(moving.sum()) == len(flat) - 6
     assert bool(((result.values - exact[:2]).abs() <= result.bounds).all())
     assert result.preconditioner["fresh"] and result.preconditioner["left_out"] == 6
@@ -99,7 +89,7 @@ def test_groups_that_differ_in_lr_go_through_the_scaled_operator() -> None:
     groups = [{"params": net[0].parameters(), "lr": 0.1}, {"params": net[2].parameters(), "lr": 0.4}]
     result = measure(Objective(net, loss, BATCH), 2, optimizer=torch.optim.SGD(groups, weight_decay=0.01))
     unit = torch.cat([torch.ones(30), torch.full((21,), 0.25)]).double()
-    exact = scaled(hessian(net)[0], unit, 0.01)
+    exact = scaled(hessian(lambda: loss(net, BATCH), net.parameters()), unit, 0.01)
     assert bool(((result.values - exact[:2]).abs() <= result.bounds).all())
     assert result.preconditioner["lr"] == 0.1
 

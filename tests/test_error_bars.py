@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dense import eigenvalues, hessian
 from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -163,7 +164,7 @@ def test_products_by_differences_keep_the_truth_inside() -> None:
     torch.manual_seed(3)
     net, x, y = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)), torch.randn(50, 4), torch.randint(3, (50,))
     exact = copy.deepcopy(net).double()
-    truth = float(hessian(exact, nn.functional.cross_entropy(exact(x.double()), y)).trace())
+    truth = float(hessian(lambda: nn.functional.cross_entropy(exact(x.double()), y), exact.parameters()).trace())
     objective = es.Objective(net, lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1]), (x, y))
     with objective.session():
         operator = HessianOperator(objective, "differences")
@@ -245,15 +246,7 @@ def digits() -> Tensor:
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
-    return torch.linalg.eigvalsh(hessian(net, nn.functional.cross_entropy(net(x), y)))
-
-
-def hessian(net: nn.Module, loss: Tensor) -> Tensor:
-    """Dense, by double backward."""
-    params = list(net.parameters())
-    flat = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, params, create_graph=True)])
-    rows = [torch.cat([r.reshape(-1) for r in torch.autograd.grad(entry, params, retain_graph=True)]) for entry in flat]
-    return torch.stack(rows).detach()
+    return eigenvalues(lambda: nn.functional.cross_entropy(net(x), y), net.parameters()).flip(0)
 
 
 @pytest.mark.slow

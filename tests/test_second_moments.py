@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dense import gradient, hessian
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,11 +118,8 @@ def after_one_more(model: nn.Module, optimizer: torch.optim.Optimizer, data: Any
 
 
 def dense(model: nn.Module, data: Any) -> tuple[Tensor, Tensor]:
-    params = list(model.parameters())
-    grads = torch.autograd.grad(squares(model, data), params, create_graph=True)
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    rows = [torch.autograd.grad(g, params, retain_graph=True, materialize_grads=True) for g in flat]
-    return torch.stack([torch.cat([r.reshape(-1) for r in row]) for row in rows]).detach(), flat.detach()
+    loss = lambda: squares(model, data)  # noqa: E731
+    return hessian(loss, model.parameters()), gradient(loss, model.parameters())
 
 
 def units(model: nn.Module, optimizer: torch.optim.Optimizer, unit: Callable[..., Tensor], t: int) -> Tensor:
