@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "training": GROUND | {"bridge", "objective", "stability"},
     "page": {"errors", "files"},
 }
-ANYTHING = {"cli", "__init__"}
+ANYTHING = {"cli", "__init__", "__main__"}
 
 
 def imports(path: Path) -> set[str]:

@@ -82,6 +82,8 @@ def shown(path: PathLike) -> str:
 
 def read_bytes(path: PathLike) -> bytes:
     """Return a file's content. Raises BadFile where it cannot be read, and for a device, which may never end."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise BadFile(f"a path is needed, not {type(path).__name__}; give the file's name")
     try:
         if stat.S_ISCHR(mode := os.stat(path).st_mode) or stat.S_ISBLK(mode):
             raise BadFile(f"{shown(path)}: a device, not a file; check the path")

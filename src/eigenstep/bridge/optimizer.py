@@ -42,6 +42,11 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], rule: Rule, *, maximize: bool = False) -> None:
         if not isinstance(rule, Rule):
             raise Unsupported(f"Optimizer: {rule!r} is no rule; give one such as eigenstep.Adam(lr=1e-3)")
+        if isinstance(params, torch.nn.Module) or not isinstance(params, Iterable):
+            what = type(params).__name__
+            raise InvalidValue(
+                f"Optimizer: {what} is no parameters; give model.parameters(), or a list of param groups"
+            )
         self._rule = rule
         self._built: dict[int, tuple[list[Any], Rule]] = {}
         super().__init__(params, {**hyperparameters(rule), "maximize": maximize})

@@ -22,7 +22,8 @@ def blamed(error: BaseException, what: str = "") -> EigenstepError:
 
     `what` begins the line, as in 'train.py:objective failed'. An error that none of their lines led to is ours.
     """
-    said = " ".join(str(error).split()) or "no message"
+    said = error.msg if isinstance(error, SyntaxError) else str(error)  # its line follows, as every error's does
+    said = " ".join(said.split()) or "no message"
     kind = type(error).__name__
     said = f"calls sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"{kind}: {said}"
     begin = f"{what}: " if what else ""

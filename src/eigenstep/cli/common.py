@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eigenstep.cli import streams
 from eigenstep.cli.options import numbers
 from eigenstep.errors import BadFile, InvalidValue
 from eigenstep.files import shown
@@ -174,7 +175,7 @@ def say(text: str = "") -> None:
 
 def echo(text: str) -> None:
     """Print a text as it is, wrapped nowhere."""
-    print(text, flush=True)
+    print(text, flush=True, file=streams.result())
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

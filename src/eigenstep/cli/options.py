@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from eigenstep.cli import streams
 from eigenstep.files import refuse_unwritable
 
 
@@ -53,7 +54,16 @@ def _is_number(text: str) -> bool:
     return True
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def _json_alone(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    """With --json, standard output is for the object alone as long as the command runs."""
+    if value:
+        ctx.with_resource(streams.result_only())
+    return value
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=_json_alone, help="Print one JSON object and nothing else."
+)
 
 
 def out_option(default: str) -> Callable[[Any], Any]:

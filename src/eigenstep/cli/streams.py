@@ -5,7 +5,7 @@ import io
 import sys
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 _PLAIN = {
@@ -50,6 +50,26 @@ class Output(io.FileIO):
             except OSError as error:
                 self.trouble = error
         return memoryview(data).nbytes
+
+
+@contextmanager
+def result_only() -> Iterator[None]:
+    """Keep standard output for the result alone: what anyone else prints, a user's code too, goes to standard error."""
+    before = _result[:]
+    _result[:] = [sys.stdout]
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _result[:] = before
+
+
+def result() -> Any:
+    """The stream that a result is printed on."""
+    return _result[0] if _result else sys.stdout
+
+
+_result: list[Any] = []  # standard output, while it is kept for the result
 
 
 @contextmanager

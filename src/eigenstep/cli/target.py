@@ -1,6 +1,7 @@
 """FILE.py:FUNCTION: the user's own code on the command line, a function that returns an Objective and more."""
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
@@ -108,9 +109,17 @@ def _taken(path: Path) -> bool:
 def _call(module: Any, name: str, file: str) -> Any:
     """Call the function of that name without arguments."""
     function = getattr(module, name, None)
+    if not callable(function) and name in vars(module):
+        raise InvalidValue(f"{file}: {name!r} is {type(function).__name__}, not a function; write one that returns it")
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        if not functions:
+            raise UnknownName(
+                f"{file}: function {name!r} does not exist, nor does any other; write one that returns {_SHAPE}"
+            )
         raise UnknownName.among(f"{file}: function", name, functions)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidValue(f"{file}: {name!r} is an async function; write a plain one that returns {_SHAPE}")
     try:
         return function()
     except EigenstepError:

@@ -32,6 +32,11 @@ class Aim:
 
     def __post_init__(self) -> None:
         """Check every number."""
+        if not isinstance(self.which, str):
+            what = type(self.which).__name__
+            raise InvalidValue(
+                f"measure: which= must be one of {get_args(Which)}, not a {what}; is it Objective's data?"
+            )
         if self.which not in get_args(Which):
             raise UnknownName.among("measure: which", str(self.which), get_args(Which))
         if not isinstance(self.top, int) or self.top < 1:

@@ -74,6 +74,8 @@ def measure(
     (4.0, True)
     """
     aim = Aim(top, which, tol, confirm, quick, max_products)
+    if not isinstance(seed, int):
+        raise InvalidValue(f"measure: seed={seed!r} must be a whole number")
     began = time.perf_counter()
     if optimizer is not None and not isinstance(source, Objective):
         raise InvalidValue("measure: optimizer= needs an Objective, whose parameters it holds")

@@ -54,10 +54,18 @@ def diagnose(
     ('unstable', 3.0)
     """
     required("diagnose", objective)
-    if clip is not None and not (math.isfinite(clip) and clip > 0):
-        raise InvalidValue(f"diagnose: clip={clip} must be positive and finite, the max_norm of clip_grad_norm_")
+    if clip is not None and not (isinstance(clip, (int, float)) and math.isfinite(clip) and clip > 0):
+        raise InvalidValue(f"diagnose: clip={clip!r} must be positive and finite, the max_norm of clip_grad_norm_")
     if not isinstance(horizon, int) or horizon < 1:
         raise InvalidValue(f"diagnose: horizon={horizon!r} must be a whole number of updates, at least 1")
+    if not isinstance(batches, int) or batches < 0:
+        raise InvalidValue(f"diagnose: batches={batches!r} must be a whole number of mini-batches, 0 for none")
+    if not isinstance(seed, int):
+        raise InvalidValue(f"diagnose: seed={seed!r} must be a whole number")
+    if train is not None and not (callable(train) or any(hasattr(train, name) for name in ("__iter__", "__getitem__"))):
+        raise InvalidValue(
+            f"diagnose: train= is {type(train).__name__}, which yields no batches; give your loader of mini-batches"
+        )
     began = time.perf_counter()
     with task("diagnose", progress, "samples= on Objective, quick=True") as work, objective.session():
         work.plan(PRODUCT * _PRODUCTS, f"some {_PRODUCTS} products assumed")

@@ -33,8 +33,15 @@ def refuse_unseen(what: str, objective: Objective, optimizer: Any) -> None:
     refuse_gradient_hook(what, gradient_hook(objective.model) or objective.hook)
 
 
+def _named(thing: Any) -> str:
+    """A number or a word as it is written, anything else by its class."""
+    return repr(thing) if isinstance(thing, (str, float, int)) else type(thing).__name__
+
+
 def refuse_missing(what: str, objective: Objective, optimizer: Any) -> None:
-    """Raise InvalidValue unless an optimizer holds every measured parameter."""
+    """Raise InvalidValue unless an optimizer holds every measured parameter, Unsupported for what is none."""
+    if not isinstance(getattr(optimizer, "param_groups", None), list):
+        raise Unsupported(f"{what}: {_named(optimizer)} is not a torch optimizer; pass a torch.optim.Optimizer")
     held = {id(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"]}
     if missing := [n for n, p in zip(objective.names, objective.params, strict=True) if id(p) not in held]:
         raise InvalidValue(

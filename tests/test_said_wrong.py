@@ -1,0 +1,95 @@
+"""What is given wrong is named in words, on the command line and in Python; a user's prints stay out of the JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+import eigenstep as es
+from eigenstep.cli import main
+
+HEAD = """
+import torch, eigenstep as es
+print("imported")
+def loss(model, x):
+    print("a user's line")
+    return (model(x) ** 2).mean()
+def build():
+    print("built")
+    model = torch.nn.Linear(2, 1)
+    return es.Objective(model, loss, torch.ones(3, 2)), torch.optim.SGD(model.parameters(), lr=0.1)
+"""
+
+
+def test_a_users_prints_do_not_land_in_the_json(tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(HEAD)
+    for command in (["diagnose", "--quick"], ["measure", "--quick"]):
+        call = [sys.executable, "-m", "eigenstep", *command, "noisy.py:build", "--json"]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path)
+        assert done.returncode in (0, 3), done.stderr
+        assert json.loads(done.stdout)["kind"] and "a user's line" in done.stderr and "built" in done.stderr
+
+
+WRONG = [
+    (HEAD + "obj = build()[0]", "obj", "'obj' is Objective, not a function"),
+    (HEAD + "async def later(): return build()", "later", "'later' is an async function; write a plain one"),
+    ("x = 3", "build", "function 'build' does not exist, nor does any other"),
+    ("def build(:", "build", "(wrong2.py, line 1)"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(WRONG)))
+def test_a_target_that_will_not_do_is_told_once_and_in_words(case: int, tmp_path: Path) -> None:
+    text, name, said = WRONG[case]
+    file = tmp_path / "wrong2.py"
+    file.write_text(text)
+    done = CliRunner().invoke(main, ["diagnose", f"{file}:{name}"])
+    assert done.exit_code == 2 and done.stderr.count(said) == 1, done.stderr
+    assert done.stderr.count("line 1)") <= 1 and "Traceback" not in done.stderr
+
+
+def test_python_finds_the_command_line_as_a_module() -> None:
+    call = [sys.executable, "-m", "eigenstep", "--version"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.startswith("eigenstep ")
+
+
+MODEL = nn.Linear(2, 1)
+
+
+def objective() -> es.Objective:
+    return es.Objective(MODEL, lambda model, x: (model(x) ** 2).mean(), torch.ones(3, 2))
+
+
+def sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD(MODEL.parameters(), lr=0.1)
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (lambda: es.Optimizer(MODEL, es.Adam()), "Linear is no parameters; give model.parameters()"),  # type: ignore
+    (lambda: es.Optimizer(3, es.Adam()), "int is no parameters"),  # type: ignore
+    (lambda: es.diagnose(objective(), sgd(), clip="1"), "clip='1' must be positive"),  # type: ignore
+    (lambda: es.diagnose(objective(), sgd(), train=5), "train= is int, which yields no batches"),
+    (lambda: es.diagnose(objective(), sgd(), batches=-1), "batches=-1 must be a whole number"),
+    (lambda: es.diagnose(objective(), sgd(), seed="a"), "seed='a' must be a whole number"),  # type: ignore
+    (lambda: es.measure(objective(), seed="a"), "seed='a' must be a whole number"),  # type: ignore
+    (lambda: es.diagnose(objective(), 0.1), "0.1 is not a torch optimizer"),  # type: ignore
+    (lambda: es.diagnose(objective(), "sgd"), "'sgd' is not a torch optimizer"),  # type: ignore
+    (lambda: es.diagnose(objective(), MODEL), "Linear is not a torch optimizer"),  # type: ignore
+    (lambda: es.measure(torch.eye(2), 1, [(torch.ones(500, 2),)]), "which= must be one of"),  # type: ignore
+    (lambda: es.Spectrum.load(None), "a path is needed"),  # type: ignore
+]
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_what_is_given_wrong_in_python_is_named(case: int) -> None:
+    call, said = REFUSED[case]
+    with pytest.raises(es.EigenstepError) as caught:
+        call()
+    assert said in str(caught.value) and len(str(caught.value)) < 250
