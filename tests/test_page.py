@@ -87,7 +87,11 @@ def test_nothing_else_is_served(path: str) -> None:
 
 def test_only_this_machine_is_listened_to_and_the_port_is_freed() -> None:
     with Server() as server:
-        assert server._server.server_address[0] == "127.0.0.1"
+        with (
+            socket.socket() as elsewhere,
+            pytest.raises(OSError, match="refused"),
+        ):  # what listens everywhere hears this address too
+            elsewhere.connect(("127.0.0.2", server.port))
         with pytest.raises(BadFile, match=f"port {server.port} cannot be used"):
             Server(port=server.port)
         assert ask(server, "/", method="POST")[0] == 501
