@@ -80,10 +80,15 @@ def shown(path: PathLike) -> str:
     return text if text and text.isprintable() else repr(text)
 
 
+def refuse_no_path(path: object) -> None:
+    """Raise BadFile for what names no file: a number, None, a list, bytes."""
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        raise BadFile(f"a path is needed, not {type(path).__name__}; give the file's name")
+
+
 def read_bytes(path: PathLike) -> bytes:
     """Return a file's content. Raises BadFile where it cannot be read, and for a device, which may never end."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise BadFile(f"a path is needed, not {type(path).__name__}; give the file's name")
+    refuse_no_path(path)
     try:
         if stat.S_ISCHR(mode := os.stat(path).st_mode) or stat.S_ISBLK(mode):
             raise BadFile(f"{shown(path)}: a device, not a file; check the path")
@@ -155,6 +160,8 @@ def read_envelope(path: PathLike, kind: str) -> dict[str, Any]:
     try:
         content = parse(text)
     except json.JSONDecodeError as error:
+        if (first := _first_of_lines(text)) is not None:
+            refuse_other(path, first, kind)
         raise BadFile(
             f"{shown(path)}: not whole JSON (line {error.lineno}: {error.msg}); it may be cut off: write it again"
         ) from error
@@ -162,6 +169,15 @@ def read_envelope(path: PathLike, kind: str) -> dict[str, Any]:
         raise BadFile(f"{shown(path)}: cannot be read: {error}; it is no file of {FORMAT}, or damaged") from error
     refuse_other(path, content, kind)
     return content  # type: ignore[no-any-return]
+
+
+def _first_of_lines(text: bytes) -> dict[str, Any] | None:
+    """The first of JSON lines, which says what they are; None where it is not JSON by itself."""
+    try:
+        first = parse(text.partition(b"\n")[0])
+    except ValueError:
+        return None
+    return first if isinstance(first, dict) else None
 
 
 def refuse_other(path: PathLike, content: Any, *kinds: str) -> None:
@@ -173,8 +189,9 @@ def refuse_other(path: PathLike, content: Any, *kinds: str) -> None:
         version = f"{content.get('version')!r:.40}"
         raise BadFile(f"{name}: version {version} of the format; this program reads {VERSION}: upgrade {FORMAT}")
     if content.get("kind") not in kinds:
+        log = ", the log of a training run, which read_log reads" if content.get("kind") == "monitor" else ""
         needed = f"a {kinds[0]!r}" if len(kinds) == 1 else f"one of {', '.join(kinds)}"
-        raise BadFile(f"{name}: holds a {content.get('kind')!r:.40}, {needed} is needed here")
+        raise BadFile(f"{name}: holds a {content.get('kind')!r:.40}{log}; {needed} is needed here")
 
 
 def wrong_field(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:
@@ -235,6 +252,7 @@ def _plain(value: Any) -> bool:
 
 def _target(path: PathLike) -> tuple[Path, int | None]:
     """Where a path leads, links followed, and the mode of what is there, None if nothing is; refused: no folders."""
+    refuse_no_path(path)
     if not os.fspath(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     target = Path(os.path.realpath(path))

@@ -83,8 +83,11 @@ class StabilityLR(LRScheduler):
         follow: float | None = None,
         ceiling: float | None = None,
     ) -> None:
+        _refuse_other_types(monitor, schedule, target=target, follow=follow, ceiling=ceiling)
         inner = getattr(optimizer, "optimizer", None)
         plain = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
+        if monitor.optimizer is not plain or (schedule is not None and schedule.optimizer is not plain):
+            raise InvalidValue("StabilityLR: the monitor and the schedule must be those of this very optimizer")
         usual_target, usual_follow = _usual(plain)
         if ceiling is None:
             ceiling = CEILING * usual_target if target is None else target
@@ -95,15 +98,13 @@ class StabilityLR(LRScheduler):
                 f"StabilityLR: target={target!r} must be positive and at most ceiling={ceiling!r}; 1 is the edge of "
                 "stability"
             )
-        if every < 1 or not 0 <= follow < math.inf or (total_steps is not None and total_steps < 1):
-            raise InvalidValue(
-                f"StabilityLR: every={every!r} and total_steps={total_steps!r} must be at least 1, follow={follow!r} "
-                "at least 0"
-            )
+        for name, count in (("every", every), ("total_steps", total_steps)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                raise InvalidValue(f"StabilityLR: {name}={count!r} must be a whole number, at least 1")
+        if not 0 <= follow < math.inf:
+            raise InvalidValue(f"StabilityLR: follow={follow!r} must be finite and at least 0")
         if schedule is not None and max_lr is not None:
             raise InvalidValue("StabilityLR: give schedule or max_lr; a schedule says itself how high lr may go")
-        if monitor.optimizer is not plain or (schedule is not None and schedule.optimizer is not plain):
-            raise InvalidValue("StabilityLR: the monitor and the schedule must be those of this very optimizer")
         given = lrs_of(plain) if max_lr is None else _each(max_lr, len(plain.param_groups))
         if schedule is None and not any(given):
             raise InvalidValue("StabilityLR: lr is 0, so that nothing is asked for; give max_lr, or schedule")
@@ -222,6 +223,18 @@ class StabilityLR(LRScheduler):
         return min(max(1 - self.last_epoch / self.total_steps, 0.0) / DECAY, 1.0)
 
 
+def _refuse_other_types(monitor: object, schedule: object, **numbers: object) -> None:
+    """Raise where an argument is of another kind: the first two swapped, text for a number."""
+    if not isinstance(monitor, Monitor):
+        what = f"StabilityLR: monitor is a {type(monitor).__name__}, not a Monitor"
+        raise Unsupported(f"{what}; give StabilityLR(optimizer, monitor), in this order")
+    if schedule is not None and not (hasattr(schedule, "optimizer") and hasattr(schedule, "step")):
+        raise Unsupported(f"StabilityLR: schedule is a {type(schedule).__name__}; a torch scheduler is needed")
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InvalidValue(f"StabilityLR: {name}={value!r} must be a number")
+
+
 def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
     """The default target and power for a method."""
     return ADAPTIVE if adapts(optimizer) else MOMENTUM if largest_momentum(optimizer) else PLAIN
@@ -238,7 +251,10 @@ def _bound(reading: Reading) -> float | None:
 
 def _each(max_lr: float | Sequence[float], groups: int) -> list[float]:
     """One max_lr a group, checked."""
-    values = [float(v) for v in max_lr] if isinstance(max_lr, Sequence) else [float(max_lr)] * groups
+    try:
+        values = [float(v) for v in max_lr] if isinstance(max_lr, Sequence) else [float(max_lr)] * groups
+    except (TypeError, ValueError):
+        values = []
     if len(values) != groups or not all(v > 0 for v in values) or len({math.isinf(v) for v in values}) > 1:
         raise InvalidValue(
             f"StabilityLR: max_lr={max_lr!r} must be positive, one number or {groups}, one for each group"

@@ -60,7 +60,7 @@ def failure_of(steps: Sequence[Record], alarms: Sequence[Record]) -> Failure | N
 
 def _jumps(steps: Sequence[Record], alarms: Sequence[Record]) -> list[Record]:
     """The jumps that alarms told of, and in hindsight the rises of the loss that none did, in order."""
-    told = [alarm for alarm in alarms if alarm["alarm"] in JUMPS]
+    told = [{"evidence": {}, "cause": "unclear", **alarm} for alarm in alarms if alarm["alarm"] in JUMPS]
     missed = [
         _in_hindsight(rise, steps)
         for rise in rises_of(steps)

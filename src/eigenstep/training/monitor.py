@@ -78,9 +78,10 @@ class Monitor(Recorded):
             raise Unsupported(
                 f"Monitor: objective is a {type(objective).__name__}; an Objective(model, loss, data) is needed"
             )
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1 or dense < 0 or history < 1:
-            raise InvalidValue(f"Monitor: every={every!r}, dense={dense!r}, history={history!r} must be whole numbers")
-        if not 0 < budget <= 1:
+        for name, count, least in (("every", every, 1), ("dense", dense, 0), ("history", history, 1)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise InvalidValue(f"Monitor: {name}={count!r} must be a whole number, at least {least}")
+        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
             raise InvalidValue(f"Monitor: budget={budget!r} must lie in (0, 1]; .02 is two per cent of the run's time")
         inner = getattr(optimizer, "optimizer", None)
         self.optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from eigenstep.errors import BadFile
-from eigenstep.files import shown
+from eigenstep.files import refuse_no_path, shown
 
 try:
     import fcntl
@@ -31,6 +31,7 @@ class Appended:
     """
 
     def __init__(self, path: str | os.PathLike[str], first: str, whole: Callable[[Path], int]) -> None:
+        refuse_no_path(path)
         try:
             self.path = Path(os.path.abspath(path))
             self._first, self._whole_of = first, whole

@@ -95,7 +95,7 @@ class Log(Result):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a monitor's log, also one that was cut off in the middle of a line; raises as `read_log`."""
-        header, lines, whole, size = _scan(Path(path))
+        header, lines, whole, size = _scan(path)
         if header is None:
             raise BadFile(f"{shown(path)}: the first line of the log is incomplete; the run ended before any record")
         return cls(header, _effective(lines), whole < size)
@@ -225,7 +225,7 @@ def scalars(record: Record) -> dict[str, float]:
     return {key: float(v) for key, v in found.items() if v is not None and math.isfinite(v)}
 
 
-def _scan(path: Path) -> tuple[dict[str, Any] | None, list[Record], int, int]:
+def _scan(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, list[Record], int, int]:
     """The header (None if cut), the whole records, the bytes up to the end of the last whole one, and all bytes."""
     content = read_bytes(path)
     parsed: list[Record] = []
@@ -243,7 +243,7 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[Record], int, int]:
             raise BadFile(f"{shown(path)}: line {i + 1} is not a record; it is no log of a monitor, or a damaged one")
         if not parsed:
             refuse_other(path, value, KIND)
-        elif (wrong := _wrong(value)) is not None:
+        elif (wrong := wrong_field(value, _needed(value)) or _wrong(value)) is not None:
             raise BadFile(f"{shown(path)}: line {i + 1}: {wrong}; it is no record of a monitor, or a damaged one")
         parsed.append(value)
         place += len(line) + (0 if last else 1)
@@ -253,6 +253,13 @@ def _scan(path: Path) -> tuple[dict[str, Any] | None, list[Record], int, int]:
             raise BadFile(f"{shown(path)}: not a monitor's log; its first line is no envelope of {FORMAT}")
         return None, [], 0, len(content)
     return parsed[0], parsed[1:], place, len(content)
+
+
+def _needed(line: Record) -> dict[str, Any]:
+    """The fields that a line of a log cannot do without, by what it is."""
+    if "resumed" in line or "note" in line:
+        return {}
+    return {"step": int, "sentence": str} if "alarm" in line else {"step": int}
 
 
 def _wrong(record: Record) -> str | None:
