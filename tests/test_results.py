@@ -165,7 +165,7 @@ def test_other_kinds_are_refused_by_name(results: dict[str, Any], tmp_path: Path
     with pytest.raises(es.BadFile, match="no log of a monitor"):
         Log.load(tmp_path / "trace")
     results["tuning"].save(tmp_path / "tuning")
-    with pytest.raises(es.BadFile, match="holds a 'tuning', a 'trace' is needed"):
+    with pytest.raises(es.BadFile, match="holds a 'tuning'; a 'trace' is needed"):
         Trace.load(tmp_path / "tuning")
 
 
