@@ -122,6 +122,7 @@ class Objective(Evaluation):
         self._checked: Checked | None = None
         self.verified: dict[str, str | None] = {}  # what second derivatives rest on, once compared with differences
         self.hook: str | None = None  # inside a session: the gradient hook that has been taken away
+        self._open = False  # whether a session is under way
         self._inherits = False  # whether the parameters are another objective's, reached here or not
 
     def subset(self, parameters: str | Sequence[str]) -> "Objective":
@@ -158,10 +159,15 @@ class Objective(Evaluation):
 
         Parameters frozen or unfrozen since the last one are left out or taken in, and everything is checked anew.
         """
+        if self._open:
+            with super().session():
+                yield
+            return
         if (flags := self._trained()) != self._flags:
             self._chosen, self._flags = chosen_parameters(self.model, self._patterns), flags
             self._checked = None
-        with restore.set_to([self], "hook", gradient_hook(self.model) or self.hook), super().session():
+        hook, model = gradient_hook(self.model), [self]
+        with restore.set_to(model, "hook", hook), restore.set_to(model, "_open", True), super().session():
             yield
 
     def _trained(self) -> tuple[bool, ...]:

@@ -80,7 +80,7 @@ class ProblemCheck:
             "largest": s.largest,
             "smallest": s.smallest,
             "condition": s.condition,
-            "spectrum": s.as_dict,
+            "spectrum": s.as_dict(),
             "limits": [limit.as_dict() for limit in self.limits],
             "orbit": self.orbit.as_dict(),
         }
