@@ -210,7 +210,7 @@ def test_the_share_that_does_not_move_holds_the_truth() -> None:
     edge = edge_of(objective, torch.optim.SGD(net.parameters(), lr=0.5))
     scale, held, narrow = one_rule(edge), 0, 0
     assert scale is not None
-    ask = {"horizon": 100, "loss": 5.0, "top": 0.5, "probes": 2, "steps": 12}
+    ask = {"horizon": 100, "loss": 5.0, "penalty": 0.0, "top": 0.5, "probes": 2, "steps": 12}
     with objective.session():
         for seed in range(200):
             found = slowness(objective, edge, scale, curves, **ask, seed=seed)
