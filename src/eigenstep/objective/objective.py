@@ -166,8 +166,8 @@ class Objective(Evaluation):
         if (flags := self._trained()) != self._flags:
             self._chosen, self._flags = chosen_parameters(self.model, self._patterns), flags
             self._checked = None
-        hook, model = gradient_hook(self.model), [self]
-        with restore.set_to(model, "hook", hook), restore.set_to(model, "_open", True), super().session():
+        hook, own = gradient_hook(self.model), [self]
+        with restore.set_to(own, "hook", hook), restore.set_to(own, "_open", True), super().session():
             yield
 
     def _trained(self) -> tuple[bool, ...]:
