@@ -14,7 +14,6 @@ from eigenstep.errors import EigenstepError, InvalidValue
 from eigenstep.files import jsonable, wrong_field
 from eigenstep.rules import Rule
 
-UNSAVED = MappingProxyType({"key": None})  # metadata of a field that no file holds; it loads as its default
 _NOT_FINITE = ("inf", "-inf", "nan")  # how jsonable writes them
 
 
