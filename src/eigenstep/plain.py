@@ -27,6 +27,11 @@ def alone_in(name: str) -> Mapping[str, Any]:
     return MappingProxyType({"key": name, "alone": True})
 
 
+def among() -> Mapping[str, Any]:
+    """Return the metadata of a field, a dataclass, whose own fields a file holds among those of its holder."""
+    return MappingProxyType({"among": True})
+
+
 def plain(value: Any) -> Any:
     """Return anything that a result holds as data for JSON: its own `as_dict`, or its fields.
 
@@ -49,9 +54,11 @@ def plain(value: Any) -> Any:
 
 def plain_fields(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that a file holds, under their keys there."""
-    found = {}
+    found: dict[str, Any] = {}
     for f in fields(value):
-        if (name := _key(f)) is not None:
+        if "among" in f.metadata:
+            found |= plain_fields(getattr(value, f.name))
+        elif (name := _key(f)) is not None:
             item = plain(getattr(value, f.name))
             found[name] = [item] if "alone" in f.metadata else item
     return found
@@ -65,7 +72,10 @@ def restored_fields(kind: type, content: Mapping[str, Any], where: str = "") -> 
     found = {}
     for f in fields(kind):
         name = _key(f)
-        if name is not None and name in content:
+        if "among" in f.metadata:
+            inner = _hints(kind)[f.name]
+            found[f.name] = inner(**restored_fields(inner, content, where))
+        elif name is not None and name in content:
             hint, alone = _hints(kind)[f.name], "alone" in f.metadata
             item = restored(GenericAlias(tuple, hint) if alone else hint, content[name], f"{where}{name}")
             found[f.name] = item[0] if alone else item
