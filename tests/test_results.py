@@ -5,7 +5,7 @@ import json
 import sys
 import types
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ import eigenstep as es
 from eigenstep import draw
 from eigenstep.cli import main
 from eigenstep.curvature import FiniteStep, Layers, Measurement, Trace
+from eigenstep.plain import among, key, plain, restored
 from eigenstep.theory.prediction import Prediction
 from eigenstep.theory.tuned import Tuning
 from eigenstep.training import Log, Postmortem
@@ -264,3 +265,24 @@ def test_a_monitor_keeps_its_own_log(tmp_path: Path) -> None:
 
 def test_lanes_given_as_lists_keep_their_digits() -> None:
     assert es.GradientDescent(lr=[[0.1], [0.01]]).as_dict()["lr"] == [[0.1], [0.01]]
+
+
+@dataclass(frozen=True)
+class Part:
+    low: float = 0.0
+    high: float = field(default=1.0, metadata=key("top"))
+
+
+@dataclass(frozen=True)
+class Holder:
+    name: str
+    part: Part = field(metadata=among())
+
+
+def test_a_parts_fields_stand_among_its_holders() -> None:
+    held = Holder("a", Part(2.0, 3.0))
+    assert plain(held) == {"name": "a", "low": 2.0, "top": 3.0}
+    assert restored(Holder, plain(held), "held") == held
+    assert restored(Holder, {"name": "a"}, "held") == Holder("a", Part())
+    with pytest.raises(es.InvalidValue, match=r"'held\.top' must be a finite number"):
+        restored(Holder, {"name": "a", "top": "x"}, "held")
