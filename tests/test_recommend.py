@@ -127,6 +127,8 @@ def test_json_carries_what_the_contract_names() -> None:
     plain = json.loads(found.to_json())
     assert (plain["format"], plain["kind"]) == ("eigenstep", "recommendation")
     assert plain["lr"] == found.lr
+    assert (plain["start"], plain["horizon"], plain["steps"]) == (found.start, 1000, found.rehearsals.steps)
+    assert not {"asked", "at_start", "rehearsals"} & plain.keys()  # their fields stand among the others
     assert plain["spectrum"]["values"]
     for candidate in plain["candidates"]:
         assert {"lr", "losses", "diverged", "steps"} <= candidate.keys()

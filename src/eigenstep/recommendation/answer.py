@@ -9,8 +9,9 @@ import torch
 
 from eigenstep.bridge import rules_told
 from eigenstep.bridge.param_groups import lrs_of, relative
+from eigenstep.recommendation.parts import Asked, AtStart, Candidate, Rehearsals
 from eigenstep.recommendation.rehearse import Lane, Rehearsal
-from eigenstep.recommendation.result import Candidate, Recommendation
+from eigenstep.recommendation.result import Recommendation
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.recommendation.start import StartMeasurements
 from eigenstep.stability.zero_gradient import DEAD_FROM
@@ -35,45 +36,53 @@ def answer(
         best = None
     chosen = best if search is None or search.chosen is None else search.chosen
     furthest = chosen if best is not None and chosen is not None and chosen.loss < best.loss else best
-    unable = _unable(search, furthest, start, measured)
-    lr = None if unable is not None or chosen is None else chosen.lr
+    reason, trains = _judged(search, furthest, best, start, measured)
+    lr = chosen.lr if trains and chosen is not None else None
     missing = "interrupted before anything was run" if search is None else search.missing
-    found = search if lr is not None else None
-    interval = None if found is None or best is None or chosen is None else found.interval(best, chosen)
-    if interval is not None and missing is not None:
-        interval = (interval[0] / 2, min(interval[1] * 2, search.edge[1] if search and search.edge else math.inf))
+    verified = lr is not None and search is not None and search.verified
     return Recommendation(
         lr=lr,
-        interval=interval,
-        reason=unable or _reason(search, best, measured),
-        trains=unable is None,
-        verified=lr is not None and search is not None and search.verified,
-        verified_steps=chosen.step if chosen is not None and search is not None and search.verified else 0,
-        optimizer=type(rehearsal.optimizer).__name__,
-        groups=tuple(lrs_of(rehearsal.optimizer)),
-        start=start,
-        loss=None if chosen is None else chosen.loss,
-        rehearsed=None if best is None else best.lr,
-        candidates=tuple(
-            Candidate(lane.lr, tuple(lane.points), tuple(lane.losses), lane.diverged, lane.step)
-            for lane in ([] if search is None else search.everything)
-        ),
-        edge=None if search is None else search.edge,
-        limit=measured.limit,
-        critical=measured.critical,
-        later=tuple(measured.later),
+        interval=None if lr is None else _interval(search, best, chosen),
+        reason=reason,
+        trains=trains,
         warmup=None if lr is None or best is None else measured.warmup(lr, best.step),
-        horizon=horizon,
-        budget=budget.steps,
-        steps=budget.used,
-        seconds=seconds,
-        complete=missing is None,
-        missing=missing,
         unchecked=tuple(_unchecked(rehearsal, chosen, horizon, missing)),
         notes=tuple(measured.notes),
+        asked=Asked(
+            optimizer=type(rehearsal.optimizer).__name__,
+            groups=tuple(lrs_of(rehearsal.optimizer)),
+            horizon=horizon,
+            budget=budget.steps,
+            settings=dict(settings),
+        ),
+        at_start=AtStart(start, measured.limit, measured.critical, tuple(measured.later)),
+        rehearsals=Rehearsals(
+            candidates=tuple(
+                Candidate(lane.lr, tuple(lane.points), tuple(lane.losses), lane.diverged, lane.step)
+                for lane in ([] if search is None else search.everything)
+            ),
+            edge=None if search is None else search.edge,
+            rehearsed=None if best is None else best.lr,
+            loss=None if chosen is None else chosen.loss,
+            verified=verified,
+            verified_steps=chosen.step if chosen is not None and search is not None and search.verified else 0,
+            steps=budget.used,
+            seconds=seconds,
+            complete=missing is None,
+            missing=missing,
+        ),
         rules=tuple(_rules_at(rehearsal.optimizer, lr)),
-        settings=dict(settings),
     )
+
+
+def _interval(search: LrSearch | None, best: Lane | None, chosen: Lane | None) -> tuple[float, float] | None:
+    """The interval of an answer, twice as wide on each side where the search was not finished."""
+    if search is None or best is None or chosen is None:
+        return None
+    low, high = search.interval(best, chosen)
+    if search.missing is None:
+        return low, high
+    return low / 2, min(high * 2, math.inf if search.edge is None else search.edge[1])
 
 
 def _rules_at(optimizer: torch.optim.Optimizer, lr: float | None) -> Iterator[dict[str, Any]]:
@@ -82,25 +91,38 @@ def _rules_at(optimizer: torch.optim.Optimizer, lr: float | None) -> Iterator[di
         yield rule if lr is None else {**rule, "lr": lr * ratio}
 
 
-def _unable(search: LrSearch | None, best: Lane | None, start: float, measured: StartMeasurements) -> str | None:
-    """Why there is no lr to recommend; None if there is one."""
+def _judged(
+    search: LrSearch | None, furthest: Lane | None, best: Lane | None, start: float, measured: StartMeasurements
+) -> tuple[str, bool]:
+    """The reason, and whether there is an lr to recommend."""
     if not math.isfinite(start):
-        return f"the loss is {start} at the start: no lr can mend that; begin from a finite one"
+        return f"the loss is {start} at the start: no lr can mend that; begin from a finite one", False
     if search is None:
-        return "interrupted before anything was run: call it again"
+        return "interrupted before anything was run: call it again", False
     if (unbounded := measured.bottomless or search.unbounded) is not None:
-        return unbounded
-    if best is None:
-        if search.missing is not None and not search.lanes:
-            return f"too little was run, so give a larger budget: {search.missing}"
-        if measured.critical is not None and measured.critical.reason is not None:
-            return f"nothing trains here, whatever the lr, so look at the model first: {measured.critical.reason}"
-        tried = sorted(lane.lr for lane in search.lanes.values())
-        return (
-            f"nothing trains here, so look at the loss and the data first: no lr from {tried[0]:.2g} to "
-            f"{tried[-1]:.2g} lowered the loss from {start:.4g}; it may be as low as it gets, or the mini-batches may "
-            "lead elsewhere than the objective's data"
-        )
+        return unbounded, False
+    if furthest is None or best is None:
+        return _nothing_falls(search, start, measured), False
+    stuck = _stuck(search, furthest, start, measured)
+    return (_reason(search, best, measured), True) if stuck is None else (stuck, False)
+
+
+def _nothing_falls(search: LrSearch, start: float, measured: StartMeasurements) -> str:
+    """Why no run lowered the loss."""
+    if search.missing is not None and not search.lanes:
+        return f"too little was run, so give a larger budget: {search.missing}"
+    if measured.critical is not None and measured.critical.reason is not None:
+        return f"nothing trains here, whatever the lr, so look at the model first: {measured.critical.reason}"
+    tried = sorted(lane.lr for lane in search.lanes.values())
+    return (
+        f"nothing trains here, so look at the loss and the data first: no lr from {tried[0]:.2g} to "
+        f"{tried[-1]:.2g} lowered the loss from {start:.4g}; it may be as low as it gets, or the mini-batches may "
+        "lead elsewhere than the objective's data"
+    )
+
+
+def _stuck(search: LrSearch, best: Lane, start: float, measured: StartMeasurements) -> str | None:
+    """Why the best run went nowhere, under dead units; None, perhaps with a note, where it did go on."""
     fall = 1 - best.loss / start if start > 0 else math.inf
     stopped = start > 0 and (max(best.tail()) - best.loss) / start < NOTHING
     if search.missing is not None or fall >= LITTLE or not stopped:
@@ -120,12 +142,9 @@ def _unable(search: LrSearch | None, best: Lane | None, start: float, measured: 
     return None
 
 
-def _reason(search: LrSearch | None, best: Lane | None, measured: StartMeasurements) -> str:
+def _reason(search: LrSearch, best: Lane, measured: StartMeasurements) -> str:
     """Why this lr, in a sentence."""
-    assert search is not None
-    assert best is not None
-    edge = search.edge
-    assert edge is not None  # the best one lowered the loss
+    edge = search.edge or (best.lr, math.inf)
     upper = (
         f"from {edge[1]:.3g} on it diverged or the loss rose" if math.isfinite(edge[1]) else "no larger lr was tried"
     )
@@ -164,13 +183,18 @@ def best_of(answers: list[Recommendation], number: int) -> Recommendation:
     told = "; ".join(_against(first, other) for other in rest)
     if len(answers) < number:
         told += f"; {number - len(answers)} of {number} settings were not looked at"
-    total = {"steps": sum(a.steps for a in answers), "seconds": sum(a.seconds for a in answers)}
-    return replace(first.among(tuple(rest)), reason=f"{first.reason} {told}.", **total)  # type: ignore[arg-type]
+    all_runs = [a.rehearsals for a in answers]
+    runs = replace(first.rehearsals, steps=sum(r.steps for r in all_runs), seconds=sum(r.seconds for r in all_runs))
+    return replace(first, rehearsals=runs, alternatives=tuple(rest), reason=f"{first.reason} {told}.")
 
 
 def _run_of(answer: Recommendation) -> Candidate | None:
     """The rehearsal that an answer rests on."""
-    return next((c for c in answer.candidates if c.lr == answer.rehearsed), None) if answer.lr is not None else None
+    return (
+        next((c for c in answer.candidates if c.lr == answer.rehearsals.rehearsed), None)
+        if answer.lr is not None
+        else None
+    )
 
 
 def _standing(answer: Recommendation, among: list[Recommendation]) -> float:

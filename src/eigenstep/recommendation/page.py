@@ -24,4 +24,4 @@ def recommendation_page(r: Recommendation, target: str = "") -> Page:
 
 
 def _base(r: Recommendation) -> float:
-    return first_moving(r.groups)
+    return first_moving(r.asked.groups)

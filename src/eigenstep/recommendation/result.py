@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from eigenstep.bridge.param_groups import lr_of, put_lrs, put_momentum, set_lr
 from eigenstep.errors import InvalidValue
+from eigenstep.plain import among
+from eigenstep.recommendation.parts import Asked, AtStart, Candidate, Rehearsals
 from eigenstep.result import Result, Words
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.result import Limit
@@ -17,41 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A learning rate that was rehearsed: the probe's losses after `points` updates, inf where it diverged."""
-
-    lr: float
-    points: tuple[int, ...]
-    losses: tuple[float, ...]
-    diverged: bool
-    steps: int
-
-
-class Later(NamedTuple):
-    """The limit where a rehearsal at `lr` stood after `steps` updates."""
-
-    steps: int
-    lr: float
-    max_stable_lr: float
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Recommendation(Result):
-    """What `recommend` found. lr is None where nothing trains, or too little was run; `reason` says which.
+    """What `recommend` found.
 
-    lr, interval: of the first param group that moves; the others keep their ratios to it. Within the interval no other
-    lr was told apart from the chosen one; it ends below the smallest lr that diverged. trains: False if no lr brings
-    the loss down. verified: the chosen lr was run from the start for `verified_steps` updates and did not diverge.
-    rehearsed: the winner's lr, of which the answer stays a margin below. edge: the largest lr that still lowered the
-    loss within a short run, and the smallest that did not (inf if none was met). limit: the certified limit at the
-    start, None with the reason in notes where the optimizer has none; critical: the critical sharpness at the start.
-    later: (updates, lr, limit) where a rehearsal stood. warmup: updates of a linear warm-up, where the start cannot
-    take the lr; None if none is needed. start, loss: the probe's, before and at the end of the chosen run. steps,
-    seconds: the cost. complete, missing: whether the search was finished, and what was left out. unchecked: what the
-    answer does not cover. settings: momentum, where it was searched. groups: each param group's lr as rehearsed from.
-    rules: the same at the answer, as data (Rule.as_dict). alternatives: the answers for the other settings or
-    optimizers, best first.
+    The parts' fields stand among the others in a file, and what is asked for most is at hand on the result itself.
+
+    lr: of the first param group that moves; the others keep their ratios to it. None where nothing trains, or too
+    little was run.
+    interval: within it no other lr was told apart from the chosen one; it ends below the smallest lr that diverged.
+    reason: why this lr, or why none.
+    trains: False if no lr brings the loss down.
+    warmup: updates of a linear warm-up, where the start cannot take the lr; None if none is needed.
+    unchecked: what the answer does not cover.
+    notes: what the reader should know besides.
+    asked: what it was asked for: optimizer, horizon, budget.
+    at_start: the loss, the limit and the critical sharpness before the rehearsals.
+    rehearsals: what was run, how far, and whether the answer was verified.
+    rules: each param group's rule at the answer, as data (Rule.as_dict).
+    alternatives: the answers for the other settings or optimizers, best first.
     """
 
     kind: ClassVar[str] = "recommendation"
@@ -60,30 +46,84 @@ class Recommendation(Result):
     interval: tuple[float, float] | None
     reason: str
     trains: bool
-    verified: bool
-    verified_steps: int
-    optimizer: str
-    groups: tuple[float, ...]
-    start: float
-    loss: float | None
-    rehearsed: float | None
-    candidates: tuple[Candidate, ...] = field(repr=False)
-    edge: tuple[float, float] | None
-    limit: Limit | None = field(repr=False)
-    critical: CriticalSharpness | None = field(repr=False)
-    later: tuple[Later, ...]
     warmup: int | None
-    horizon: int
-    budget: int
-    steps: int
-    seconds: float
-    complete: bool
-    missing: str | None
     unchecked: tuple[str, ...]
     notes: tuple[str, ...]
+    asked: Asked = field(metadata=among())
+    at_start: AtStart = field(repr=False, metadata=among())
+    rehearsals: Rehearsals = field(repr=False, metadata=among())
     rules: tuple[Mapping[str, Any], ...] = ()
-    settings: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple["Recommendation", ...] = field(default=(), repr=False)
+
+    @property
+    def optimizer(self) -> str:
+        """The name of the optimizer's class."""
+        return self.asked.optimizer
+
+    @property
+    def horizon(self) -> int:
+        """Updates of the run that the lr is for."""
+        return self.asked.horizon
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        """Momentum, where it was searched."""
+        return self.asked.settings
+
+    @property
+    def start(self) -> float:
+        """The probe's loss before the rehearsals."""
+        return self.at_start.loss
+
+    @property
+    def limit(self) -> Limit | None:
+        """The stability limit at the start."""
+        return self.at_start.limit
+
+    @property
+    def critical(self) -> CriticalSharpness | None:
+        """The critical sharpness at the start."""
+        return self.at_start.critical
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every lr that was run."""
+        return self.rehearsals.candidates
+
+    @property
+    def edge(self) -> tuple[float, float] | None:
+        """The largest lr that lowered the loss within a short run, and the smallest that did not."""
+        return self.rehearsals.edge
+
+    @property
+    def loss(self) -> float | None:
+        """The probe's loss at the end of the chosen run."""
+        return self.rehearsals.loss
+
+    @property
+    def verified(self) -> bool:
+        """Whether the chosen lr was run from the start, for `verified_steps` updates, and did not diverge."""
+        return self.rehearsals.verified
+
+    @property
+    def verified_steps(self) -> int:
+        """Updates of the run that verified the answer; 0 without one."""
+        return self.rehearsals.verified_steps
+
+    @property
+    def steps(self) -> int:
+        """Training steps that the search took."""
+        return self.rehearsals.steps
+
+    @property
+    def complete(self) -> bool:
+        """Whether the search was finished."""
+        return self.rehearsals.complete
+
+    @property
+    def missing(self) -> str | None:
+        """What was left out, and why; None if nothing."""
+        return self.rehearsals.missing
 
     def suggestion(self) -> float | None:
         """Return the lr; None if there is none to recommend."""
@@ -107,17 +147,17 @@ class Recommendation(Result):
         """
         if self.lr is None:
             raise InvalidValue(f"recommend: there is no lr to apply: {self.reason}")
-        if len(optimizer.param_groups) != len(self.groups):
+        if len(optimizer.param_groups) != len(self.asked.groups):
             raise InvalidValue(
                 f"recommend: the optimizer has {len(optimizer.param_groups)} param groups, the one that was rehearsed "
-                f"{len(self.groups)}; apply it to an optimizer built alike"
+                f"{len(self.asked.groups)}; apply it to an optimizer built alike"
             )
         if type(optimizer).__name__ != self.optimizer:
             raise InvalidValue(
                 f"recommend: this lr is for {self.optimizer}, not for {type(optimizer).__name__}; build that optimizer"
             )
         if lr_of(optimizer) == 0:
-            put_lrs(optimizer, self.groups)
+            put_lrs(optimizer, self.asked.groups)
         set_lr(optimizer, self.lr)
         put_momentum(optimizer, self.settings.get("momentum"))
         return optimizer
@@ -134,12 +174,14 @@ class Recommendation(Result):
         if self.edge is not None:
             upper = f"{self.edge[1]:.3g} did not" if math.isfinite(self.edge[1]) else "no larger one was tried"
             rows.append(("short runs", f"lr {self.edge[0]:.3g} lowered the loss; {upper}"))
-        rows += [(f"limit after {step} updates", f"lr {edge:.3g}, at lr {lr:.3g}") for step, lr, edge in self.later]
+        rows += [
+            (f"limit after {step} updates", f"lr {edge:.3g}, at lr {lr:.3g}") for step, lr, edge in self.at_start.later
+        ]
         if self.loss is not None:
             rows.append(("loss at the start, and at the end of the chosen run", f"{self.start:.4g}, {self.loss:.4g}"))
         state = f"{self.verified_steps} updates from the start, did not diverge" if self.verified else "not verified"
         rows.append(("verification", state))
-        rows.append(("cost", f"{self.steps} training steps, {self.seconds:.1f} s"))
+        rows.append(("cost", f"{self.steps} training steps, {self.rehearsals.seconds:.1f} s"))
         return rows
 
     def derived(self) -> dict[str, Any]:
@@ -153,33 +195,9 @@ class Recommendation(Result):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the probe's loss after each rehearsal against lr, the interval, the chosen lr and the limits."""
-        from eigenstep import draw
+        from eigenstep.recommendation.figure import recommendation_plot
 
-        ax = draw.panels()[1][0] if ax is None else ax
-        stages = sorted({p for c in self.candidates for p in c.points if p and p in (c.points[-1], c.steps)})
-        shown = [s for s in stages if sum(s in c.points and not c.diverged for c in self.candidates) > 1][-4:]
-        ax.axhline(self.start, color=draw.GREY, linewidth=0.8, linestyle=(0, (4, 2)))
-        for stage, color in zip(shown, draw.PALETTE, strict=False):
-            pairs = sorted(
-                (c.lr, c.losses[c.points.index(stage)])
-                for c in self.candidates
-                if stage in c.points and math.isfinite(c.losses[c.points.index(stage)])
-            )
-            ax.plot(*zip(*pairs, strict=True), color=color, marker="o", markersize=3, linewidth=1.0)
-            ax.plot([], [], color=color, marker="o", markersize=3, linewidth=1.0, label=f"after {stage} updates")
-        left = [c.lr for c in self.candidates if c.diverged or c.losses[-1] > self.start]
-        if left:
-            ax.plot(left, [self.start] * len(left), "x", color=draw.VERMILION, markersize=5, label="loss rose")
-        if self.interval is not None and self.lr is not None:
-            ax.axvspan(*self.interval, color=draw.PALE, alpha=0.6, linewidth=0)
-            draw.line_at(self.lr, ax, text=f"lr {self.lr:.3g}", color=draw.INK)
-        if self.limit is not None and math.isfinite(self.limit.max_stable_lr):
-            draw.line_at(self.limit.max_stable_lr, ax, color=draw.PURPLE)
-            ax.plot([], [], color=draw.PURPLE, linestyle=(0, (1, 1.5)), linewidth=0.8, label="limit at the start")
-        draw.describe(ax, "lr", "loss on the probe", log="xy" if _positive(self.candidates) else "x")
-        if ax.get_legend_handles_labels()[0]:
-            draw.legend(ax, "below", columns=2)
-        return ax
+        return recommendation_plot(self, ax)
 
     def __str__(self) -> str:
         """The answer, the reason and the evidence."""
@@ -197,11 +215,3 @@ class Recommendation(Result):
             return f"{what}: no lr to recommend"
         warm = f", after a linear warm-up of {self.warmup} updates" if self.warmup else ""
         return f"{what}: lr {self.lr:.3g} ({self.interval[0]:.2g} to {self.interval[1]:.2g}){warm}"
-
-    def among(self, others: tuple["Recommendation", ...]) -> "Recommendation":
-        """Return this answer with those for other settings beside it."""
-        return replace(self, alternatives=others)
-
-
-def _positive(candidates: tuple[Candidate, ...]) -> bool:
-    return all(v > 0 for c in candidates for v in c.losses if math.isfinite(v))
