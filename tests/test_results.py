@@ -5,7 +5,7 @@ import json
 import sys
 import types
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -146,6 +146,28 @@ def test_numbers_come_back_as_numbers(results: dict[str, Any], tmp_path: Path) -
     infinite = replace(results["tuning"], lr_limit=float("inf"))
     infinite.save(tmp_path / "t")
     assert Tuning.load(tmp_path / "t") == infinite
+
+
+def test_a_limit_is_four_parts_whose_fields_it_reads_off_and_a_file_holds_side_by_side(results: dict[str, Any]) -> None:
+    limit, flat = results["limit"], {"rules", "certified", "products", "seconds", "notes", "reasons"}
+    for part in (limit.stability, limit.curvature, limit.second_moments):
+        for f in fields(part):
+            assert getattr(limit, f.name) == getattr(part, f.name)
+            flat.add(f.name)
+    assert limit.edge is limit.measured.edge
+    assert limit.as_dict().keys() == flat | {"edge", "hessian", "preconditioned"}
+
+
+def test_a_limit_of_another_order_still_loads(results: dict[str, Any], tmp_path: Path) -> None:
+    """The same keys in another order, and one that no reader knows."""
+    content = json.loads(results["limit"].to_json())
+    head = ("format", "version", "kind", "ratio", "interval", "rules", "max_stable_lr", "seconds")
+    (tmp_path / "old").write_text(json.dumps({name: content[name] for name in (*head, *content)} | {"hint": 1}))
+    assert es.Limit.load(tmp_path / "old").as_dict() == results["limit"].as_dict()
+    del content["lr"]
+    (tmp_path / "old").write_text(json.dumps(content))
+    with pytest.raises(es.BadFile, match="it lacks lr"):
+        es.Limit.load(tmp_path / "old")
 
 
 def test_what_a_file_cannot_hold_says_so(results: dict[str, Any], tmp_path: Path) -> None:

@@ -56,11 +56,11 @@ def plain_fields(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that a file holds, under their keys there."""
     found: dict[str, Any] = {}
     for f in fields(value):
+        held = getattr(value, f.name)
         if "among" in f.metadata:
-            found |= plain_fields(getattr(value, f.name))
-        elif (name := _key(f)) is not None:
-            item = plain(getattr(value, f.name))
-            found[name] = [item] if "alone" in f.metadata else item
+            found |= plain_fields(held)
+        else:
+            found[_key(f)] = [plain(held)] if "alone" in f.metadata else plain(held)
     return found
 
 
@@ -71,18 +71,14 @@ def restored_fields(kind: type, content: Mapping[str, Any], where: str = "") -> 
     """
     found = {}
     for f in fields(kind):
-        name = _key(f)
+        name, hint, alone = _key(f), _hints(kind)[f.name], "alone" in f.metadata
         if "among" in f.metadata:
-            inner = _hints(kind)[f.name]
-            found[f.name] = inner(**restored_fields(inner, content, where))
-        elif name is not None and name in content:
-            hint, alone = _hints(kind)[f.name], "alone" in f.metadata
+            found[f.name] = hint(**restored_fields(hint, content, where))
+        elif name in content:
             item = restored(GenericAlias(tuple, hint) if alone else hint, content[name], f"{where}{name}")
             found[f.name] = item[0] if alone else item
         elif f.default is MISSING and f.default_factory is MISSING:
-            if name is not None:
-                raise InvalidValue(f"it lacks {where}{name}")
-            found[f.name] = None
+            raise InvalidValue(f"it lacks {where}{name}")
     return found
 
 
@@ -186,9 +182,8 @@ def _tensor(value: Any, where: str) -> Tensor:
         raise InvalidValue(f"{where!r} must be numbers in lists of equal length, not {value!r:.40}") from error
 
 
-def _key(f: Field[Any]) -> str | None:
-    found: str | None = f.metadata.get("key", f.name)
-    return found
+def _key(f: Field[Any]) -> str:
+    return str(f.metadata.get("key", f.name))
 
 
 @cache

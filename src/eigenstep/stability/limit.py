@@ -17,7 +17,7 @@ from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import PRODUCT, Watch, task
 from eigenstep.stability.joint_limit import Edge, edge_of, rescaled
-from eigenstep.stability.result import MOSTLY, Limit
+from eigenstep.stability.result import MOSTLY, Curvature, Limit, Measured, SecondMoments, Stability
 
 
 def limit_now(
@@ -66,7 +66,7 @@ def limit_now(
         hessian = preconditioned = None
         sharp = _from_edge(edge, s, bound) if edge.uniform and not edge.adaptive else None
         if sharp is None and sharpness:
-            hessian = _eigen(objective, HessianOperator(objective), start.hessian if start else None, options)
+            hessian = _eigen(objective, HessianOperator(objective), start.measured.hessian if start else None, options)
             sharp = float(hessian.values[0]), _bound(hessian)
         scaled, reasons = None, {}
         if edge.adaptive and not all(rule.adaptive for rule in edge.rules):
@@ -74,7 +74,7 @@ def limit_now(
         elif edge.adaptive:
             scaled = _unscaled(edge, s, bound, tol)
             if scaled is None:
-                old = start.preconditioned if start else None
+                old = start.measured.preconditioned if start else None
                 preconditioned = _eigen(objective, rescaled(edge, objective), old, options)
                 scaled = float(preconditioned.values[0]), _bound(preconditioned)
         apart = _alone(objective, optimizer, edge, s, options) if alone else {}
@@ -89,22 +89,24 @@ def limit_now(
     share = float(measured.vectors[0].square()[objective.join(edge.frozen.provisional) > 0].sum())
     everything = [m for m in (measured, hessian, preconditioned) if m is not None]
     return Limit(
-        ratio=max(s, 0.0) if edge.moving else None,
-        interval=(low, high) if edge.moving else None,
-        max_stable_lr=_over(edge.lr, s),
-        max_stable_lr_interval=(_over(edge.lr, high), _over(edge.lr, low)),
-        lr=edge.lr if edge.moving else 0.0,
-        sharpness=None if sharp is None else sharp[0],
-        sharpness_bound=None if sharp is None else sharp[1],
-        coupled_decay=max(0.0 if rule.decoupled else float(rule.weight_decay) for rule in edge.rules),
-        preconditioned_sharpness=None if scaled is None else scaled[0],
-        preconditioned_bound=None if scaled is None else scaled[1],
+        stability=Stability(
+            ratio=max(s, 0.0) if edge.moving else None,
+            interval=(low, high) if edge.moving else None,
+            max_stable_lr=_over(edge.lr, s),
+            max_stable_lr_interval=(_over(edge.lr, high), _over(edge.lr, low)),
+            lr=edge.lr if edge.moving else 0.0,
+            alone=apart,
+        ),
+        curvature=Curvature(
+            sharpness=None if sharp is None else sharp[0],
+            sharpness_bound=None if sharp is None else sharp[1],
+            coupled_decay=max(0.0 if rule.decoupled else float(rule.weight_decay) for rule in edge.rules),
+            preconditioned_sharpness=None if scaled is None else scaled[0],
+            preconditioned_bound=None if scaled is None else scaled[1],
+        ),
+        second_moments=SecondMoments(edge.adaptive, edge.fresh, edge.early, share),
+        measured=Measured(measured, hessian, preconditioned),
         rules=rules_told(optimizer),
-        alone=apart,
-        fresh=edge.fresh,
-        early=edge.early,
-        provisional=share,
-        adapts=edge.adaptive,
         certified=all(m.certified for m in everything),
         products=sum(int(m.provenance["products"]) for m in everything),
         seconds=time.perf_counter() - began,
@@ -115,9 +117,6 @@ def limit_now(
             *edge.operator.inner.notes(),
         ),
         reasons=reasons,
-        edge=measured,
-        hessian=hessian,
-        preconditioned=preconditioned,
     )
 
 
