@@ -10,10 +10,10 @@ import torch
 from eigenstep.bridge import rules_told
 from eigenstep.bridge.param_groups import lrs_of, relative
 from eigenstep.recommendation.parts import Asked, AtStart, Candidate, Rehearsals
-from eigenstep.recommendation.rehearse import Lane, Rehearsal
 from eigenstep.recommendation.result import Recommendation
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.recommendation.start import StartMeasurements
+from eigenstep.rehearsal import Lane, Rehearsal
 from eigenstep.stability.zero_gradient import DEAD_FROM
 
 LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING

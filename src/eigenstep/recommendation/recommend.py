@@ -15,10 +15,10 @@ from eigenstep.objective import Objective, world
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, PRODUCT, Task, Watch, task
 from eigenstep.recommendation.answer import answer, best_of
-from eigenstep.recommendation.rehearse import PROBE_BATCHES, Budget, Rehearsal, Stream
 from eigenstep.recommendation.result import Recommendation
 from eigenstep.recommendation.search import FEWEST, LrSearch
 from eigenstep.recommendation.start import StartMeasurements
+from eigenstep.rehearsal import PROBE_BATCHES, Budget, Rehearsal, Stream, read_schedule
 from eigenstep.stability.copies import refuse_foreign
 
 FAST_STEPS, FAST_SECONDS = 150, 16.0  # what fast=True may take, so that the answer is there in 20 s
@@ -75,7 +75,7 @@ def recommend(
         _refuse(objective, chosen, horizon, budget, len(variants), momentum, clip)
         objective = objective.per_update()
         steps = budget // len(variants) if not fast else min(FAST_STEPS, budget // len(variants))
-        stream = Stream(_train(objective, train), objective.memory / 4, seed)
+        stream = Stream("recommend", _train(objective, train), objective.memory / 4, seed)
         total = steps * len(variants)
         probe = min(len(objective.weights), PROBE_BATCHES)
         beside = probe * (PRODUCT * Aim().expected + FORWARD * _LOSSES)
@@ -84,7 +84,8 @@ def recommend(
         for number, (each, settings) in enumerate(variants):
             seconds = FAST_SECONDS / len(variants) if fast else None
             allowed = Budget(steps, seconds, _shifted(work, number * steps))
-            rehearsal = Rehearsal(objective, each, stream, allowed, clip=clip, seed=seed)
+            shape = read_schedule("recommend", each, "constant", 0, horizon)
+            rehearsal = Rehearsal("recommend", objective, each, stream, allowed, shape, clip=clip, seed=seed)
             attempt = _Attempt(rehearsal, settings, horizon, fast)
             try:
                 attempt.run()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from eigenstep.recommendation.rehearse import Bottomless, Lane, Rehearsal, Spent
+from eigenstep.rehearsal import Bottomless, Lane, Rehearsal, Spent
 
 # Of the budget of steps, for 500: trials of 10 steps find the edge, then 6 candidates are run to 15 steps, 4 of them to
 # 40, 2 to 125; what is left verifies the answer. On the development tasks of benchmarks/advice such plans (5 to 7

@@ -7,8 +7,8 @@ import torch
 from eigenstep.bridge.param_groups import lr_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.recommendation.parts import Later
-from eigenstep.recommendation.rehearse import Lane, Rehearsal
 from eigenstep.recommendation.search import LrSearch
+from eigenstep.rehearsal import Lane, Rehearsal
 from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
 from eigenstep.stability.limit import limit_now
 from eigenstep.stability.result import Limit

@@ -7,25 +7,19 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from eigenstep.bridge.param_groups import params_of, set_lr
-from eigenstep.errors import InvalidValue
-from eigenstep.objective import Objective, restore, world
-from eigenstep.objective.data.batch import fingerprint
-from eigenstep.objective.data.batches import is_one_batch
-from eigenstep.objective.data.loader import refuse_one_shot, same_hidden_state
-from eigenstep.objective.data.stream import readable
-from eigenstep.objective.evaluation import usable
+from eigenstep.objective import Objective, restore
 from eigenstep.progress import GRADIENT, spent
-from eigenstep.stability.copies import copied, take_step
+from eigenstep.rehearsal.loop import Loop, plain_loop, users_loop
+from eigenstep.rehearsal.schedule import Schedule
+from eigenstep.rehearsal.stream import Stream
+from eigenstep.stability.copies import copied
 from eigenstep.stability.critical import GIVE_A_FLOOR
 
-_NAMED = "recommend: train"  # as the user gave it
 PROBE_BATCHES = 16  # of the objective's batches, evenly spread, are the probe; with fewer, all
-_WILD = (
-    1e6  # sizes of the problem; a mini-batch's loss so far above the first will not come back, so far below: no floor
-)
+# Sizes of the problem; a mini-batch's loss so far above the first will not come back, so far below has no floor.
+_WILD = 1e6
 
 
 class Spent(Exception):
@@ -34,61 +28,6 @@ class Spent(Exception):
 
 class Bottomless(Exception):
     """The loss falls without a floor; the message says from where to where."""
-
-
-class Stream:
-    """The user's mini-batches, the first as first, read lazily and kept for all runs; epochs follow each other.
-
-    Within `open`, reading moves the loader's generators, which are put back at its end.
-    """
-
-    def __init__(self, train: Any, memory: float, seed: int) -> None:
-        self.memory, self.seed = memory, seed
-        self.kept: list[Any] = []
-        self.full, self._held = False, 0.0
-        self._iterator: Iterator[Any] | None = None
-        self.source = readable(train, _NAMED)
-        self.one = is_one_batch(self.source)
-        if not self.one:
-            refuse_one_shot(self.source, _NAMED)
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """What to enter around all reading."""
-        if self.one or isinstance(self.source, (list, tuple)):
-            yield
-            return
-        with same_hidden_state(self.source, [], _NAMED):
-            try:
-                yield
-            finally:
-                self._iterator = None
-
-    def __getitem__(self, number: int) -> Any:
-        """Mini-batch `number` of the training that is rehearsed."""
-        while number >= len(self.kept) and not self.full:
-            self._read()
-        return self.kept[number % len(self.kept)]
-
-    def _read(self) -> None:
-        if self.one:
-            self.kept, self.full = [self.source], True
-            return
-        restore.seed_all(self.seed + len(self.kept))
-        for _ in range(2):
-            if self._iterator is None:
-                self._iterator = iter(world.as_caller(self.source))
-            try:
-                batch = next(self._iterator)
-            except StopIteration:
-                self._iterator = None
-                continue
-            if not isinstance(self.source, (list, tuple)):
-                self._held += fingerprint(batch)[1]
-            self.kept.append(batch)
-            self.full = self._held > self.memory
-            return
-        raise InvalidValue("recommend: train has no batches; give a loader or list of mini-batches with some")
 
 
 class Budget:
@@ -123,7 +62,6 @@ class Lane:
         self.copies: tuple[nn.Module, torch.optim.Optimizer] | None = (model, optimizer)
         self.step, self.diverged = 0, False
         self.points, self.losses = [0], [start]
-        set_lr(optimizer, lr)
 
     @property
     def loss(self) -> float:
@@ -149,24 +87,31 @@ class Lane:
 class Rehearsal:
     """Lanes that start from one model and optimizer, on copies; the user's own are only ever copied from.
 
-    Every lane sees the same mini-batches and the same random numbers, so that lanes differ by lr alone. clip: the norm
-    to which gradients are clipped before each step.
+    Every lane sees the same mini-batches and the same random numbers, so that lanes differ by lr alone. A lane's lr is
+    the peak of `schedule`. loop: the user's own training step; without it the plain one, gradients clipped to the norm
+    `clip`. what: the public call, for messages.
     """
 
     def __init__(
         self,
+        what: str,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         stream: Stream,
         budget: Budget,
+        schedule: Schedule,
         *,
-        clip: float | None,
+        loop: Loop | None = None,
+        clip: float | None = None,
         seed: int,
     ) -> None:
-        self.objective, self.stream, self.budget, self.clip, self.seed = objective, stream, budget, clip, seed
-        self.model, self.optimizer = copied("recommend", objective.model, optimizer)
+        self.what, self.objective, self.stream, self.budget, self.seed = what, objective, stream, budget, seed
+        self.model, self.optimizer = copied(what, objective.model, optimizer)
         if not self.model.training:
             self.model.train()
+        self.schedule, self.clip, self.loop = schedule, clip, loop
+        own, begun = (objective.model, optimizer), (self.model, self.optimizer)
+        self.take = plain_loop(what, objective, clip) if loop is None else users_loop(what, loop, own, begun)
         self.probe, self.whole = probe_of(objective)
         self.first = math.nan  # the first mini-batch's loss at the start
         self.fall = 0.0  # what a first step of a sensible length takes off the loss, so that a start near 0 is no size
@@ -187,7 +132,9 @@ class Rehearsal:
 
     def lane(self, lr: float) -> Lane:
         """A new lane from the start."""
-        return Lane(lr, *copied("recommend", self.model, self.optimizer), self.start)
+        model, optimizer = copied(self.what, self.model, self.optimizer)
+        self.schedule.put(optimizer, lr, 0)
+        return Lane(lr, model, optimizer, self.start)
 
     def run(self, lane: Lane, until: int) -> None:
         """Train a lane until it has taken `until` steps or diverged, with probes at 1/2, 3/4 and the end of the way."""
@@ -195,7 +142,7 @@ class Rehearsal:
         while lane.step < until and not lane.diverged and lane.copies is not None:
             self.budget.take()
             with spent(GRADIENT):
-                value = self._step(lane.step, *lane.copies)
+                value = self._step(lane, *lane.copies)
             lane.step += 1
             if math.isnan(self.first):
                 self.first = value
@@ -211,30 +158,12 @@ class Rehearsal:
                 lane.losses.append(math.inf if wild else self.loss_of(lane.copies[0]))
                 lane.diverged = not math.isfinite(lane.losses[-1])
 
-    def _step(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
-        """One training step as the user's loop would take it; the mini-batch's loss before it."""
-        batch = self.stream[step]
-        restore.seed_all(self.seed + step)
-        params = params_of(optimizer)
-        values: list[Tensor] = []
-
-        def closure() -> Tensor:
-            optimizer.zero_grad(set_to_none=True)
-            with world.callers_device():
-                loss = self.objective.loss(model, usable(batch))
-                loss.backward()  # type: ignore[no-untyped-call]
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_(params, self.clip)
-            values.append(loss.detach())
-            return loss
-
-        take_step(optimizer, closure)
-        if step == 0 and all(p.grad is None for p in params):
-            raise InvalidValue(
-                "recommend: the loss does not train the model that it is given (no parameter of the copy has a "
-                "gradient); let loss(model, batch) call its argument `model`, not a model from outside"
-            )
-        return float(values[0])
+    def _step(self, lane: Lane, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        """One training step of a lane as the user's loop takes it; the mini-batch's loss before it."""
+        batch = self.stream[lane.step]
+        restore.seed_all(self.seed + lane.step)
+        self.schedule.put(optimizer, lane.lr, lane.step)
+        return self.take(model, optimizer, batch, lane.step == 0)
 
 
 def probe_of(objective: Objective) -> tuple[Objective, bool]:
