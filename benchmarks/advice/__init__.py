@@ -1,39 +1,70 @@
 """Advice on the learning rate, policies side by side: how much of the best lr's fall of the loss each one gets."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
 import numpy as np
 
 from benchmarks.advice.grid import SEEDS, Case, load
-from benchmarks.advice.lanes import train
-from benchmarks.advice.policies import OURS, POLICIES, Advice
+from benchmarks.advice.lanes import CONSTANT, SETTINGS, train
+from benchmarks.advice.policies import OURS, POLICIES, Advice, ours
+from benchmarks.advice.tasks import Half
 
-TITLE = "Advice on the learning rate: share of the best lr's fall of the log loss after 1,000 steps"
+TITLE = "Advice on the learning rate: share of the best lr's fall of the log loss; ceiling: another seed's best lr"
 GOOD = 0.75
-HEADER = ["half", "policy", "mean score", "share >= .75", "diverged", "worst", "training steps", "ours minus it, 95%"]
+HALVES: tuple[Half, Half] = ("development", "held out")
+HEADER = [
+    *("setting", "half", "policy", "mean score", "share >= .75", "diverged", "worst", "ceiling"),
+    *("best lr inside", "interval's width", "reason true", "training steps", "ours minus it, 95%"),
+]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the policies advised on a case, and how the runs at their lrs ended."""
+    """What a policy advised on a case, and how the runs at its lr ended."""
 
     case: Case
-    advice: dict[str, Advice]
-    finals: dict[str, float]
+    policy: str
+    advice: Advice
+    final: float
 
-    def score(self, policy: str) -> float:
+    @property
+    def score(self) -> float:
         """The policy's score; no advice where there was some to give counts as a run that never moved."""
-        return self.case.score(self.finals[policy]) if self.advice[policy].lr is not None else 0.0
+        return self.case.score(self.final) if self.advice.lr is not None else 0.0
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a run at the lr that was advised diverged."""
+        return self.advice.lr is not None and self.case.diverged(self.final)
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the case's best lr lies in the interval; None without one."""
+        interval = self.advice.interval
+        return None if interval is None else interval[0] <= self.case.best_lr <= interval[1]
+
+    @property
+    def width(self) -> float | None:
+        """The interval's width, as a factor."""
+        return None if self.advice.interval is None else self.advice.interval[1] / self.advice.interval[0]
 
 
-def outcome(case: Case) -> Outcome:
-    """Ask every policy, then train with its lr, both seeds, 1,000 steps."""
-    advice = {name: policy(case.task, case.optimizer) for name, policy in POLICIES.items()}
-    lrs = {name: a.lr for name, a in advice.items() if a.lr is not None and math.isfinite(a.lr)}
-    runs = train(case.task, case.optimizer, list(lrs.values()), SEEDS).final.mean(1).tolist() if lrs else []
-    return Outcome(case, advice, {**dict.fromkeys(POLICIES, math.inf), **dict(zip(lrs, runs, strict=True))})
+def outcome(case: Case, policy: str = OURS, *, quick: bool = False) -> Outcome:
+    """Ask a policy, then train with its lr as the case's setting says, every seed; quick: read off the grid instead."""
+    advice = (
+        ours(case.task, case.optimizer, case.setting) if policy == OURS else POLICIES[policy](case.task, case.optimizer)
+    )
+    final = None
+    if advice.lr is None or not math.isfinite(advice.lr):
+        final = math.inf
+    elif quick:
+        final = case.between(advice.lr)
+    if final is None:
+        final = float(train(case.task, case.optimizer, [advice.lr], SEEDS, setting=case.setting).final.mean())
+    return Outcome(case, policy, advice, final)
 
 
 def interval(differences: Sequence[float], tasks: Sequence[str]) -> tuple[float, float]:
@@ -51,31 +82,46 @@ def interval(differences: Sequence[float], tasks: Sequence[str]) -> tuple[float,
     return float(low), float(high)
 
 
-def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """A row for each half and policy."""
+def row(part: Sequence[Outcome], mine: Sequence[Outcome]) -> list[str]:
+    """A table's row: a policy on the cases of one half and setting, with our own outcomes on the same ones."""
+    first, scores = part[0], [o.score for o in part]
+    inside = [o.inside for o in part if o.inside is not None]
+    widths = [o.width for o in part if o.width is not None]
+    true = [o.advice.true for o in part if o.advice.true is not None]
+    ahead = ""
+    if first.policy != OURS:
+        differences = [m.score - score for m, score in zip(mine, scores, strict=True)]
+        low, high = interval(differences, [o.case.task.name for o in part])
+        ahead = f"{fmean(differences):+.2f} ({low:+.2f} to {high:+.2f})"
+    return [
+        *(first.case.setting.name, f"{first.case.task.half} ({len(part)} cases)", first.policy),
+        *(f"{fmean(scores):.3f}", f"{fmean(s >= GOOD for s in scores):.0%}", str(sum(o.diverged for o in part))),
+        *(f"{min(scores):.2f}", f"{fmean(o.case.ceiling for o in part):.3f}"),
+        *(f"{sum(inside)} of {len(inside)}" if inside else "", f"{median(widths):.1f}" if widths else ""),
+        *(f"{sum(true)} of {len(true)}" if true else "", f"{fmean(o.advice.steps for o in part):.0f}", ahead),
+    ]
+
+
+def rows(
+    halves: Sequence[Half] = HALVES,
+    settings: Sequence[str] = tuple(SETTINGS),
+    *,
+    told: Callable[[Outcome], None] = lambda _: None,
+) -> list[list[str]]:
+    """A row for each setting, half and policy; the rivals advise on a constant lr alone."""
     table = []
-    for half in ("development", "held out"):
-        part = [o for o in outcomes if o.case.task.half == half and o.case.scored]
-        if not part:
-            continue
-        mine = [o.score(OURS) for o in part]
-        for policy in POLICIES:
-            scores = [o.score(policy) for o in part]
-            diverged = sum(o.case.diverged(o.finals[policy]) for o in part if o.advice[policy].lr is not None)
-            steps = [o.advice[policy].steps for o in part]
-            names = [o.case.task.name for o in part]
-            low, high = interval([a - b for a, b in zip(mine, scores, strict=True)], names)
-            ahead = f"{np.mean(mine) - np.mean(scores):+.2f} ({low:+.2f} to {high:+.2f})"
-            good = sum(s >= GOOD for s in scores) / len(part)
-            table.append(
-                [
-                    *(f"{half} ({len(part)} cases)", policy, f"{np.mean(scores):.2f}", f"{good:.0%}", str(diverged)),
-                    *(f"{min(scores):.2f}", f"{np.mean(steps):.0f}", "" if policy == OURS else ahead),
-                ]
-            )
+    for setting in settings:
+        for half in halves:
+            cases = [case for case in load(half, setting) if case.scored]
+            found: dict[str, list[Outcome]] = {name: [] for name in (POLICIES if setting == CONSTANT.name else [OURS])}
+            for case in cases:
+                for policy, outcomes in found.items():
+                    outcomes.append(outcome(case, policy))
+                    told(outcomes[-1])
+            table += [row(outcomes, found[OURS]) for outcomes in found.values() if outcomes]
     return table
 
 
 def run() -> tuple[list[str], list[list[str]]]:
-    """Ask the policies on every case of both halves: some twenty minutes."""
-    return HEADER, rows([outcome(case) for case in load()])
+    """Ask the policies on every case of both halves and every setting: some hours."""
+    return HEADER, rows()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,11 +10,47 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
 
 import eigenstep as es
-from benchmarks.advice.tasks import BATCH, Task
+from benchmarks.advice.tasks import BATCH, Task, optimizer_of
 
 STEPS = 1000
 LAST = 0.05  # the share of the steps whose full-data losses are averaged
-EVERY = 5  # of those steps, every fifth is evaluated
+EVERY = 5  # of those steps, every fifth is evaluated; in longer runs as many in all
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a run goes: its updates, its schedule after a linear warm-up, and its batch (None: the task's own)."""
+
+    name: str
+    steps: int = STEPS
+    schedule: str = "constant"
+    warmup: float = 0.0
+    batch: int | None = None
+
+    def factor(self, t: int) -> float:
+        """The share of the peak lr at update t, from 1: up to it in the warm-up, then constant or half a cosine."""
+        warm = round(self.warmup * self.steps)
+        if t <= warm:
+            return t / (warm + 1)
+        if self.schedule == "constant":
+            return 1.0
+        return (1 + math.cos(math.pi * (t - 1 - warm) / (self.steps - warm))) / 2
+
+    def batch_of(self, task: Task) -> int:
+        """The samples of a mini-batch."""
+        return self.batch or task.batch
+
+
+CONSTANT = Setting("constant")
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        CONSTANT,
+        Setting("cosine", schedule="cosine", warmup=0.1),
+        Setting("horizon 4000", steps=4000),
+        Setting("batch 8", batch=8),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -30,17 +66,15 @@ class Curves:
 
 def rule_of_name(name: str, lr: Tensor) -> es.Rule:
     """The benchmark's optimizer as a rule with one lane for each learning rate."""
-    if name == "adam":
-        return es.Adam(lr=lr)
-    return es.Momentum(lr=lr, momentum=0.9) if name == "momentum" else es.GradientDescent(lr=lr)
+    return replace(es.rule_of(optimizer_of(name, nn.Linear(1, 1)))[0].rule, lr=lr)
 
 
-def batches(samples: int, steps: int, seed: int) -> np.ndarray:
-    """Rows of BATCH indices (steps, BATCH): shuffled anew every epoch, what is left over at its end dropped."""
+def batches(samples: int, steps: int, seed: int, batch: int = BATCH) -> np.ndarray:
+    """Rows of indices (steps, batch): shuffled anew every epoch, what is left over at its end dropped."""
     rng, rows = np.random.default_rng(seed), []
     while len(rows) < steps:
         order = rng.permutation(samples)
-        rows += [order[i : i + BATCH] for i in range(0, samples - BATCH + 1, BATCH)]
+        rows += [order[i : i + batch] for i in range(0, samples - batch + 1, batch)]
     return np.stack(rows[:steps])
 
 
@@ -50,10 +84,11 @@ def train(
     lrs: Sequence[float],
     seeds: Sequence[int],
     *,
-    steps: int = STEPS,
+    setting: Setting = CONSTANT,
     points: Sequence[int] = (),
 ) -> Curves:
-    """Train the task at every lr with every seed; a lane whose loss is not finite has diverged and is dropped."""
+    """Train the task at every (peak) lr with every seed; a lane whose loss is not finite diverged and is dropped."""
+    steps = setting.steps
     x, y = task.data()
     models = [task.model(seed) for seed in seeds]
     shapes = {name: p.shape for name, p in models[0].named_parameters()}
@@ -71,16 +106,20 @@ def train(
     flat = starts[seed].clone()
     rule = rule_of_name(optimizer, lr)
     state = rule.init(flat)
-    rows = torch.as_tensor(np.stack([batches(len(x), steps, s) for s in seeds]))
+    rows = torch.as_tensor(np.stack([batches(len(x), steps, s, setting.batch_of(task)) for s in seeds]))
     gradient, value = vmap(grad(loss)), vmap(loss, in_dims=(0, None, None))
     with torch.no_grad():
         first = value(starts, x, y)
-    tail = [s for s in range(steps - int(LAST * steps) + 1, steps + 1) if (steps - s) % EVERY == 0]
+    every = EVERY * max(1, steps // STEPS)
+    tail = [s for s in range(steps - int(LAST * steps) + 1, steps + 1) if (steps - s) % every == 0]
     seen = torch.full((len(points), len(lanes)), math.inf)
     final = torch.zeros(len(lanes), dtype=torch.float64)
     alive = lanes.clone()
-    columns = rule.columns(flat)
+    factor, columns = 1.0, rule.columns(flat)
     for t in range(1, steps + 1):
+        if factor != setting.factor(t):
+            factor = setting.factor(t)
+            columns = replace(rule, lr=factor * lr[alive]).columns(flat)
         idx = rows[seed[alive], t - 1]
         g = gradient(flat, x[idx], y[idx])
         flat, state = columns.step(flat, g, state, t)
@@ -98,7 +137,7 @@ def train(
             if not good.all():
                 flat, alive = flat[good], alive[good]
                 state = es.State(tuple(b[good] for b in state.buffers), tuple(s[good] for s in state.scales))
-                columns = rule_of_name(optimizer, lr[alive]).columns(flat)
+                columns = replace(rule, lr=factor * lr[alive]).columns(flat)
             if not len(alive):
                 break
     dead = torch.ones(len(lanes), dtype=torch.bool)

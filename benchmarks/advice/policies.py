@@ -3,32 +3,41 @@
 import contextlib
 import io
 import math
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import eigenstep as es
-from benchmarks.advice.tasks import BATCH, Task, optimizer_of
+from benchmarks.advice.lanes import CONSTANT, Setting
+from benchmarks.advice.tasks import Task, optimizer_of
 
 SEED = 0  # the seed that advice is asked on; both seeds are then trained with its lr
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A learning rate and the training steps that it cost; lr None where a policy says that nothing trains."""
+    """A learning rate and the training steps that it cost; lr None where a policy says that nothing trains.
+
+    interval, true, seconds: of recommend's answer; whether its reason is true.
+    """
 
     lr: float | None
     steps: int
+    interval: tuple[float, float] | None = None
+    true: bool | None = None
+    seconds: float = 0.0
 
 
-def loader_of(task: Task) -> DataLoader[tuple[Tensor, ...]]:
+def loader_of(task: Task, setting: Setting = CONSTANT) -> DataLoader[tuple[Tensor, ...]]:
     """The task's mini-batches, shuffled."""
-    generator = torch.Generator().manual_seed(SEED)
-    return DataLoader(TensorDataset(*task.data()), BATCH, shuffle=True, drop_last=True, generator=generator)
+    generator, batch = torch.Generator().manual_seed(SEED), setting.batch_of(task)
+    return DataLoader(TensorDataset(*task.data()), batch, shuffle=True, drop_last=True, generator=generator)
 
 
 def torch_default(task: Task, optimizer: str) -> Advice:
@@ -92,11 +101,22 @@ def initial_limit_eighth(task: Task, optimizer: str) -> Advice:
     return Advice(limit.max_stable_lr / 8, 0)
 
 
-def ours(task: Task, optimizer: str) -> Advice:
-    """eigenstep.recommend as it stands, for 1,000 updates."""
-    model = task.model(SEED)
-    found = es.recommend(objective_of(task, model), optimizer_of(optimizer, model), train=loader_of(task))
-    return Advice(found.suggestion(), found.steps)
+def ours(task: Task, optimizer: str, setting: Setting = CONSTANT) -> Advice:
+    """eigenstep.recommend as it stands, asked for the setting's horizon, schedule and mini-batches."""
+    model, began = task.model(SEED), time.perf_counter()
+    how: dict[str, Any] = {"train": loader_of(task, setting), "horizon": setting.steps}
+    if setting.schedule != "constant":
+        how |= {"schedule": setting.schedule, "warmup": setting.warmup}
+    found = es.recommend(objective_of(task, model), optimizer_of(optimizer, model), **how)
+    told = found.as_dict()
+    return Advice(found.lr, told["steps"], found.interval, reason_holds(told), time.perf_counter() - began)
+
+
+def reason_holds(told: Mapping[str, Any]) -> bool | None:
+    """Whether no run below the winner's, which is said to have stood lowest, stood lower; None without a winner."""
+    ends = {run["lr"]: run["losses"][-1] for run in told["candidates"] if not run["diverged"]}
+    won = told["rehearsed"]
+    return None if won not in ends else all(end >= ends[won] for lr, end in ends.items() if lr < won)
 
 
 def objective_of(task: Task, model: nn.Module) -> es.Objective:
