@@ -91,6 +91,29 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def updates_or_share(text: str) -> float:
+    """Read a whole number of updates, or a share of them with a point in it: 100, 0.1."""
+    return int(text) if str(text).isdigit() else number(text)
+
+
+def schedule_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--schedule and --warmup: the lr's shape over the run."""
+    options = (
+        click.option("--schedule", default="constant", show_default=True, help="constant, cosine, linear or wsd."),
+        click.option(
+            "--warmup",
+            type=updates_or_share,
+            default=0,
+            show_default=True,
+            metavar="N",
+            help="Linear warm-up: updates, or a share of the run, as 0.1.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def spectrum_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Eigenvalues as arguments, or --spectrum; and --unit for adaptive rules."""
     options = (
