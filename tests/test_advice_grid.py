@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import LambdaLR
-
 from benchmarks.advice.grid import Case, load, planned
 from benchmarks.advice.lanes import CONSTANT, SETTINGS, Setting, batches, train
 from benchmarks.advice.tasks import TASKS, Task, optimizer_of
+from torch.optim.lr_scheduler import LambdaLR
 
 NAMED = {task.name: task for task in TASKS}
 
