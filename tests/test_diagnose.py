@@ -220,10 +220,12 @@ def test_bad_input_is_refused_with_a_remedy() -> None:
     net, objective, adam, _ = real(generator)
     other, _, stranger, _ = real()
     before = Snapshot(net, adam, generator)
-    with pytest.raises(es.InvalidValue, match=r"does not hold '0.weight' .* build it on this model's parameters"):
+    with pytest.raises(es.InvalidValue, match="not the model's; build the optimizer from"):
         es.diagnose(objective, stranger)
-    with pytest.raises(es.InvalidValue, match="does not hold"):
+    with pytest.raises(es.InvalidValue, match="not the model's"):
         es.diagnose(objective, es.Optimizer(other.parameters(), es.Lion()))
+    with pytest.raises(es.InvalidValue, match=r"does not hold '0\.weight' .* build it on this model's parameters"):
+        es.diagnose(objective, torch.optim.SGD(net[4].parameters()))
     with pytest.raises(es.InvalidValue, match="read only once; pass the loader"):
         es.diagnose(objective, adam, train=(batch for batch in [1, 2]))
     with pytest.raises(es.InvalidValue, match="max_norm"):

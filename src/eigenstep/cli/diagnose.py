@@ -66,7 +66,7 @@ def command(
 
 def _show(found: "Diagnosis") -> None:
     """Print the sentence, the numbers, the table of changes, the notes."""
-    from eigenstep.diagnosis.result import CHANGE_COLUMNS, CHANGE_NOTE
+    from eigenstep.diagnosis.rows import CHANGE_COLUMNS, CHANGE_NOTE
 
     common.say(found.sentence)
     common.say(f"({found.assumption})")

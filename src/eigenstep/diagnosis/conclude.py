@@ -9,8 +9,7 @@ from eigenstep.bridge.param_groups import scheduled
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.diagnosis.measurements import DiagnosisMeasurements
 from eigenstep.diagnosis.orbit import orbit_of
-from eigenstep.diagnosis.rates import one_rule
-from eigenstep.diagnosis.result import Diagnosis
+from eigenstep.diagnosis.result import Account, Diagnosis
 from eigenstep.diagnosis.verdict import VerdictInputs, code_of, one_step_sentence, sentence_of
 from eigenstep.diagnosis.what_if import HALF
 from eigenstep.stability.critical import bottomless
@@ -41,29 +40,21 @@ def conclude(m: DiagnosisMeasurements, began: float) -> Diagnosis:
         verdict=code,
         sentence=sentence,
         loss=m.loss,
-        ratio=None if limit is None else limit.ratio,
-        interval=None if limit is None else limit.interval,
-        max_stable_lr=None if limit is None else limit.max_stable_lr,
-        lr=None if limit is None else limit.lr,
         limit=limit,
-        scale=None if m.edge is None else one_rule(m.edge),
-        direction=m.direction,
-        shares=m.shares,
-        layers=m.layers,
-        slow=m.slow,
+        location=m.location,
+        pace=m.pace,
         lowest=m.lowest,
         spread=m.spread,
-        clip=inputs.clip,
         trial=m.trial,
         critical=critical,
-        changes=tuple(m.changes),
         rules=rules_told(m.optimizer),
-        zero_gradient_share=m.zero_gradient.share,
         inputs=inputs,
-        notes=tuple(_notes(m, inputs)),
-        reasons={**({} if limit is None else limit.reasons), **m.reasons},
-        products=m.products,
-        seconds=time.perf_counter() - began,
+        account=Account(
+            notes=tuple(_notes(m, inputs)),
+            reasons={**({} if limit is None else limit.reasons), **m.reasons},
+            products=m.products,
+            seconds=time.perf_counter() - began,
+        ),
     )
 
 
@@ -72,19 +63,19 @@ def _inputs(m: DiagnosisMeasurements) -> VerdictInputs:
     inputs = _with_limit(m)
     if m.critical is not None and m.critical.multiple == math.inf:
         inputs = replace(inputs, bottomless=bottomless(m.objective, m.optimizer))
-    if m.direction is not None and m.limit is not None:
-        off = next((change.ratio for change in m.changes if change.name == "nesterov off"), None)
-        where, origin, alone = m.direction.where, m.direction.origin, tuple(m.limit.alone.values())
+    if m.location.direction is not None and m.limit is not None:
+        off = next((change.ratio for change in m.pace.changes if change.name == "nesterov off"), None)
+        where, origin, alone = m.location.direction.where, m.location.direction.origin, tuple(m.limit.alone.values())
         inputs = replace(inputs, where=where, origin=origin, alone=alone, nesterov_off=off)
-    half = next((change for change in m.changes if change.name == HALF), None)
-    if half is not None and half.tenfold is not None and m.changes[0].tenfold is not None:
-        inputs = replace(inputs, raised=(half.lr, half.tenfold, m.changes[0].tenfold))
+    half = next((change for change in m.pace.changes if change.name == HALF), None)
+    if half is not None and half.tenfold is not None and m.pace.changes[0].tenfold is not None:
+        inputs = replace(inputs, raised=(half.lr, half.tenfold, m.pace.changes[0].tenfold))
     return inputs
 
 
 def _with_limit(m: DiagnosisMeasurements) -> VerdictInputs:
     """The inputs that stand beside the limit, or what is left of them without one."""
-    edge, limit, spread, slow = m.edge, m.limit, m.spread, m.slow
+    edge, limit, spread, slow = m.edge, m.limit, m.spread, m.pace.slow
     clip = _clip(m)
     if edge is None or limit is None:
         return VerdictInputs(zero_gradient=m.zero_gradient, remaining=m.remaining(None), clip=clip, horizon=m.horizon)

@@ -15,9 +15,8 @@ from eigenstep.diagnosis.result import Diagnosis
 from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
-from eigenstep.objective.parameters import refuse_gradient_hook, refuse_outsiders
 from eigenstep.progress import FORWARD, PRODUCT, Watch, task
-from eigenstep.stability.copies import refuse_missing
+from eigenstep.stability.copies import refuse_foreign
 
 _PRODUCTS = 200  # of a diagnosis: the limit, the lowest eigenvalue, two probes of 40, layers and mini-batches
 
@@ -73,17 +72,10 @@ def diagnose(
         minis = _mini_batches(objective, train, batches)
         if (loss := _not_finite(objective)) is not None:
             return Diagnosis.diverged(loss, rules_told(optimizer), seconds=time.perf_counter() - began)
-        _refuse_strangers(objective, optimizer)
+        refuse_foreign("diagnose", objective, optimizer)
         objective = objective.per_update()
         measured = DiagnosisMeasurements(objective, optimizer, clip, horizon, quick, tol, seed, minis, work.part)
         return conclude(measured.measure(), began)
-
-
-def _refuse_strangers(objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-    """Raise unless the optimizer holds every measured parameter and no others than the model's, hooks aside."""
-    refuse_missing("diagnose", objective, optimizer)
-    refuse_outsiders("diagnose", objective.model, optimizer)
-    refuse_gradient_hook("diagnose", objective.hook)
 
 
 def _mini_batches(objective: Objective, train: Any, count: int) -> list[Any]:

@@ -22,12 +22,15 @@ _AGAIN = (1.0, 4.0)  # lengths of the check, in updates
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """The sharp direction. shares: its squared norm in each named parameter, largest first, 1 in all.
+    """The sharp direction, a unit move d of the parameters.
 
-    curvature: d' H d of the unit move d, `of_sharpest` as a part of the Hessian's largest eigenvalue: near 1 the
-    curvature itself puts the direction there; well below, the preconditioner (or lr ratios) enlarges what is not the
-    sharpest. origin: which of them, or weight decay, does. step: the loss over finite steps along d, of the length of
-    an update and four; smooth: whether they show the curvature that the Hessian has (None: lost in rounding).
+    - shares: by parameter, largest first, 1 in all; d's squared norm in each.
+    - curvature: d' H d.
+    - of_sharpest: the curvature over the Hessian's largest eigenvalue. Near 1 the curvature itself puts the direction
+      there; well below, the preconditioner (or lr ratios) enlarges what is not the sharpest.
+    - origin: what puts it there.
+    - step: the loss over finite steps along d, of the length of an update and of four.
+    - smooth: whether they show the curvature that the Hessian has; None where that is lost in rounding.
     """
 
     shares: Mapping[str, float]
@@ -44,13 +47,27 @@ class Direction:
         return f"{share:.0%} in {name}"
 
 
+@dataclass(frozen=True, eq=False)
+class Location:
+    """Where the direction nearest to the edge lies.
+
+    - direction: all about it; None where there is no limit.
+    - shares: by parameter, largest first, 1 in all; without a limit, of the Hessian's sharpest direction.
+    - layers: by module, ratios; each as if the others stood still.
+    """
+
+    direction: Direction | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    layers: Mapping[str, float] = field(default_factory=dict)
+
+
 def direction_of(objective: Objective, edge: Edge, limit: Limit, gradient: Tensor) -> Direction:
     """Return what is known about the direction that is nearest to the edge; inside a session."""
     d = limit.direction.to(objective.dtype)
     found = dict(sorted(shares(objective, d).items(), key=lambda item: -item[1]))
     curvature = float(vec.products(d[None], edge.operator.inner.matvec(d))[0])
     of_sharpest = curvature / limit.sharpness if limit.sharpness is not None and limit.sharpness > 0 else None
-    decay, share = _decay(edge, limit)
+    decay, share = _decay(edge, d, curvature)
     origin: Origin = "curvature"
     if share > 0.5:
         origin = decay
@@ -60,15 +77,12 @@ def direction_of(objective: Objective, edge: Edge, limit: Limit, gradient: Tenso
     return Direction(found, curvature, of_sharpest, origin, step, _smooth(step, curvature))
 
 
-def _decay(edge: Edge, limit: Limit) -> tuple[Origin, float]:
-    """The part of the edge's eigenvalue that weight decay makes, and which kind it is."""
-    vectors = limit.edge.vectors
-    assert vectors is not None  # limit_now keeps them
-    u = edge.operator.restrict(vectors[0]) * edge.operator.scale
-    made = float((edge.operator.decay * u * u).sum())
-    s = float(limit.edge.values[0])
+def _decay(edge: Edge, d: Tensor, curvature: float) -> tuple[Origin, float]:
+    """The part of d' (H + W) d that weight decay makes, and which kind it is."""
+    moved = edge.operator.restrict(d)
+    made = float((edge.operator.decay * moved * moved).sum())
     coupled = any(float(rule.weight_decay) and not rule.decoupled for rule in edge.rules)
-    return ("coupled weight decay" if coupled else "decoupled weight decay"), (made / s if s > 0 else 0.0)
+    return ("coupled weight decay" if coupled else "decoupled weight decay"), made / (made + curvature) if made else 0.0
 
 
 def _step(objective: Objective, edge: Edge, d: Tensor, gradient: Tensor, curvature: float) -> FiniteStep:

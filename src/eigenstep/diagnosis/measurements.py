@@ -8,15 +8,15 @@ from typing import Any, Self
 import torch
 
 from eigenstep.bridge import rule_of
-from eigenstep.curvature import Measurement, measure, shares
+from eigenstep.curvature import Measurement, measure
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.curvature.operators.preconditioned import stepped_by
 from eigenstep.curvature.operators.unit import frozen
-from eigenstep.diagnosis.direction import Direction, direction_of
+from eigenstep.diagnosis.direction import Location, direction_of
 from eigenstep.diagnosis.minibatches import Spread, spread_of
-from eigenstep.diagnosis.rates import Slowness, decay_of, one_rule, slowness
+from eigenstep.diagnosis.rates import decay_of, one_rule, slowness
 from eigenstep.diagnosis.trial import TrialUpdates, trial_of
-from eigenstep.diagnosis.what_if import WhatIfRow, what_if
+from eigenstep.diagnosis.what_if import Pace, what_if
 from eigenstep.errors import Unsupported
 from eigenstep.objective import Objective
 from eigenstep.rules import LinearRule
@@ -53,12 +53,9 @@ class DiagnosisMeasurements:
     edge: Edge | None = None
     limit: Limit | None = None
     lowest: Measurement | None = None
-    slow: Slowness | None = None
-    changes: list[WhatIfRow] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
     trial: TrialUpdates | None = None
-    direction: Direction | None = None
-    shares: Mapping[str, float] = field(default_factory=dict)
-    layers: dict[str, float] = field(default_factory=dict)
+    location: Location = field(default_factory=Location)
     spread: Spread | None = None
     critical: CriticalSharpness | None = None
 
@@ -88,21 +85,19 @@ class DiagnosisMeasurements:
         if self.edge is not None and self.limit is not None:
             self._beside(self.edge, self.limit)
         self.critical = None if dead else self._critical(needed=self.not_linear is not None)
-        if self.direction is not None:
-            self.shares = self.direction.shares
-        elif not dead:
-            self.shares = self._plain_shares()
+        if self.location.direction is None and not dead:
+            self.location = Location(shares=self._plain_shares())
         return self
 
     def _beside(self, edge: Edge, limit: Limit) -> None:
         """What only an optimizer with a linear limit has: rates, changes, trial updates, its sharp direction."""
-        self.slow, self.changes = self._slow(edge, limit)
+        self.pace = self._pace(edge, limit)
         if limit.young and (limit.ratio or 0.0) > 1:
             self.trial = trial_of(self.objective, edge)
         if limit.edge.values[0] > 0:
-            self.direction = direction_of(self.objective, edge, limit, self.gradient)
+            direction = direction_of(self.objective, edge, limit, self.gradient)
             self._tell(4)
-            self.layers = self._layers(edge, self.direction.shares)
+            self.location = Location(direction, direction.shares, self._layers(edge, direction.shares))
             self._tell(5)
             self.spread = self._spread(edge, limit)
 
@@ -135,13 +130,13 @@ class DiagnosisMeasurements:
         self._count(found)
         return found
 
-    def _slow(self, edge: Edge, limit: Limit) -> tuple[Slowness | None, list[WhatIfRow]]:
+    def _pace(self, edge: Edge, limit: Limit) -> Pace:
         """How slow the slow directions are, and the table of changes: both need one rule for all groups."""
         scale, top = one_rule(edge), float(limit.edge.values[0])
         if scale is None or not edge.moving:
             why = "lr = 0" if not edge.moving else "the groups run different rules, so that no one rate describes them"
             self.reasons |= {"slow": why, "what_if": why}
-            return None, []
+            return Pace(scale)
         self._tell(3)
         decay, penalty = decay_of(self.objective, edge)
         found = slowness(
@@ -160,7 +155,7 @@ class DiagnosisMeasurements:
         self.products += found.products
         at_rest = not bool(self.gradient.any())
         changes = what_if(self.objective, limit, scale, found.middle, top, at_rest=at_rest, seed=self.seed)
-        return found, changes
+        return Pace(scale, found, tuple(changes))
 
     def _layers(self, edge: Edge, named: Mapping[str, float]) -> dict[str, float]:
         """The ratio of each module alone, for those in which most of the sharp direction lies."""
@@ -181,17 +176,14 @@ class DiagnosisMeasurements:
         if len(self.minis) < 2:
             self.reasons["spread"] = "the data is a single batch; give train=, your loader of mini-batches"
             return None
-        vectors = limit.edge.vectors
-        assert vectors is not None  # limit_now keeps them
-        found = spread_of(self.objective, edge, self.minis, vectors[0], tol=0.05, seed=self.seed)
+        found = spread_of(self.objective, edge, self.minis, limit, tol=0.05, seed=self.seed)
         self.products += found.products
         return found
 
     def _plain_shares(self) -> dict[str, float]:
         found = measure(self.objective, quick=True, seed=self.seed, vectors=True)
         self._count(found)
-        assert found.directions is not None  # vectors=True
-        named = shares(self.objective, found.directions[0])
+        named = {name: float(part.square().sum()) for name, part in found.named().items()}
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 
     def remaining(self, sharpness: float | None) -> float | None:

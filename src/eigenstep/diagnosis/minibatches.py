@@ -5,8 +5,6 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from eigenstep.curvature import measure
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.curvature.operators.hessian import HessianOperator
@@ -17,6 +15,7 @@ from eigenstep.objective.data.loader import refuse_one_shot, same_hidden_state, 
 from eigenstep.objective.data.stream import readable
 from eigenstep.objective.restore import same_random_state, seed_all
 from eigenstep.stability.joint_limit import Edge
+from eigenstep.stability.result import Limit
 
 _NAMED = "diagnose: train"  # as the user gave them
 _PRODUCTS = 30  # a mini-batch's eigenvalue begins from the whole data's eigenvector, and needs few
@@ -26,7 +25,10 @@ _PRODUCTS = 30  # a mini-batch's eigenvalue begins from the whole data's eigenve
 class Spread:
     """The stability ratio on single mini-batches, P as it is. A spread, not a limit: quick, residuals only.
 
-    gradient_norms: the length of each mini-batch's gradient, which is what clipping looks at.
+    - ratios: by mini-batch.
+    - gradient_norms: by mini-batch; the length of its gradient, which is what clipping looks at.
+    - samples: by mini-batch, samples in it.
+    - products: Hessian-vector products taken.
     """
 
     ratios: tuple[float, ...]
@@ -80,14 +82,14 @@ def first_batches(data: Any, count: int) -> list[Any]:
         return list(itertools.islice(data, count))
 
 
-def spread_of(objective: Objective, edge: Edge, batches: list[Any], start: Tensor, *, tol: float, seed: int) -> Spread:
-    """Return the ratio on each of some mini-batches; inside a session. start: the whole data's eigenvector (n,)."""
+def spread_of(objective: Objective, edge: Edge, batches: list[Any], limit: Limit, *, tol: float, seed: int) -> Spread:
+    """Return the ratio on each of some mini-batches; inside a session. limit: the whole data's."""
     ratios, norms, sizes, products = [], [], [], 0
     for batch in batches:
         part = objective.over([batch])
         norms.append(vec.norm(part.gradient()))
         operator = ScaledOperator(HessianOperator(part), edge.operator.unit)
-        found = measure(operator, quick=True, start=start, tol=tol, seed=seed, max_products=_PRODUCTS)
+        found = measure(operator, quick=True, start=limit.edge.vectors, tol=tol, seed=seed, max_products=_PRODUCTS)
         ratios.append(max(float(found.values[0]), 0.0))
         sizes.append(part.batches.counts[0])
         products += int(found.provenance["products"])

@@ -38,9 +38,13 @@ class Motion:
 class Orbit:
     """What a rule that does not come to rest at a fixed lr ends in, with all the data in each update.
 
-    half_width: per parameter, the widest group's (theory.orbit_half_width). burst: the largest excursion of a run on a
-    parabola, in half-widths. lr: that group's. loss: the mean on the orbit, around the minimum of the local quadratic.
-    eps: above which it converges, None where no eps does; own_eps: what it is. name: the rule's.
+    - name: the rule's.
+    - half_width: per parameter, the widest group's (theory.orbit_half_width).
+    - burst: half-widths; the largest excursion of a run on a parabola.
+    - lr: that group's.
+    - loss: the mean on the orbit, around the minimum of the local quadratic.
+    - eps: above which it converges; None where no eps does.
+    - own_eps: what it is.
     """
 
     name: str
@@ -85,7 +89,8 @@ def orbit_of(objective: Objective, optimizer: torch.optim.Optimizer, sharpness: 
     needed = [_needed(group.rule, sharpness) for group in groups if id(group) in moves]
     eps = None if None in needed else max(v for v in needed if v is not None)
     rule, motion = widest.rule, moves[id(widest)]
-    own, burst = (None if eps is None else _floor(rule)), motion.largest / motion.half_width
+    own = _floor(rule) if eps is not None and isinstance(rule, AdaptiveRule) else None
+    burst = motion.largest / motion.half_width
     name, loss = type(rule).__name__, _loss_on(objective, held)
     return Orbit(name, motion.half_width, burst, float(rule.lr), loss, eps, own)
 
@@ -158,9 +163,8 @@ def _needed(rule: Rule, sharpness: float | None) -> float | None:
     return converging_eps(rule, sharpness + decay)
 
 
-def _floor(rule: Rule) -> float:
+def _floor(rule: AdaptiveRule) -> float:
     """What a unit is at least: eps, or the root of delta."""
-    assert isinstance(rule, AdaptiveRule)
     return float(rule.eps) if rule.eps is not None else math.sqrt(float(rule.delta or 0.0))
 
 

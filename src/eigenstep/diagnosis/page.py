@@ -1,6 +1,7 @@
 """A diagnosis as one page: verdict, spectrum with limits, evidence, what a change would do, code to paste."""
 
-from eigenstep.diagnosis.result import CHANGE_COLUMNS, CHANGE_NOTE, Diagnosis
+from eigenstep.diagnosis.result import Diagnosis
+from eigenstep.diagnosis.rows import CHANGE_COLUMNS, CHANGE_NOTE
 from eigenstep.html import Page
 
 

@@ -25,16 +25,25 @@ _SAME_PULL = 1e-3  # lr * decay differences up to here do not keep groups from b
 class Slowness:
     """How fast the error shrinks over the measured spectrum, with the preconditioner frozen, in the local quadratic.
 
-    tenfold: updates after which the error has shrunk tenfold, by quantile of the directions that curve upwards and are
-    told from zero; the share `unresolved` of all directions is flatter, and needs as many as `flattest` or more. stuck:
-    the share of all directions whose error keeps more than nine tenths for `horizon` updates, from the least (of those
-    that are resolved) to the most, at 95% over the random vectors; gradient_stuck: the same of the gradient's squared
-    length, where none are drawn; flat directions, in which it moves steadily, not among them. progress: the part of
-    the loss that the local quadratic loses within the horizon, at least and at most 1 (directions that curve downwards
-    counted as flat; quadrature from the gradient sees the flattest directions last); possible: the same at half the
-    largest stable lr; steady: of both, what they lose where nothing curves upwards, if the loss falls on as steeply as
-    here; decayed: the most of the loss that weight decay may cost. gradient_norm: the gradient's length, decay
-    included. negative: the share of directions that curve downwards, as the nodes stand.
+    - horizon: updates.
+    - tenfold: updates after which the error has shrunk tenfold, by quantile of the directions that curve upwards and
+      are told from zero.
+    - unresolved: a share of all directions; those that are not told from zero.
+    - flattest: updates; these directions need as many or more.
+    - stuck: a share of all directions; those whose error keeps more than nine tenths for the horizon, from the least
+      (of those that are resolved) to the most, at 95% over the random vectors.
+    - gradient_stuck: the same of the gradient's squared length, where none are drawn; flat directions, in which it
+      moves steadily, not among them.
+    - progress: a part of the loss, at most 1; the least that the local quadratic loses within the horizon (directions
+      that curve downwards counted as flat; quadrature from the gradient sees the flattest directions last).
+    - possible: the same at half the largest stable lr.
+    - steady: parts of the loss; of both, what goes where nothing curves upwards if it falls on as steeply as here.
+    - decayed: a part of the loss; the most that weight decay may cost.
+    - gradient_norm: the gradient's length, decay included.
+    - negative: a share of directions; those that curve downwards, as the nodes stand.
+    - density: of the edge's operator.
+    - gradient_values, gradient_weights: (nodes,) of the gradient's own spectral measure; weights sum to 1.
+    - products: Hessian-vector products taken.
     """
 
     horizon: int
@@ -77,7 +86,10 @@ class Slowness:
 class Scale:
     """How an edge's eigenvalues e translate into the one rule's own a: a = (e - shift) / per.
 
-    coupled: the largest coupled decay, which is inside a; the rule itself has none then.
+    - rule: the one that all groups share.
+    - per: the lr times the gain.
+    - shift: what decay adds to e.
+    - coupled: the largest coupled decay, which is inside a; the rule itself has none then.
     """
 
     rule: LinearRule

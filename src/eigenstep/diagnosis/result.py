@@ -6,43 +6,63 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from eigenstep.curvature import Measurement
-from eigenstep.diagnosis.direction import Direction
+from eigenstep.diagnosis.direction import Direction, Location
 from eigenstep.diagnosis.minibatches import Spread
-from eigenstep.diagnosis.rates import Scale, Slowness, updates_told
+from eigenstep.diagnosis.rates import Scale, Slowness
+from eigenstep.diagnosis.rows import CHANGE_COLUMNS, CHANGE_NOTE, change_rows_of, rows_of
 from eigenstep.diagnosis.trial import TrialUpdates
 from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs
-from eigenstep.diagnosis.what_if import WhatIfRow
+from eigenstep.diagnosis.what_if import Pace, WhatIfRow
 from eigenstep.errors import InvalidValue
-from eigenstep.plain import key
+from eigenstep.plain import among, key, plain
 from eigenstep.result import Result, Words, number
 from eigenstep.spectrum import WHAT, Spectrum
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.result import Limit
 
 KIND = "diagnosis"
-CHANGE_COLUMNS = ("change", "lr", "largest stable lr", "ratio", "rate", "updates to a tenth")
-CHANGE_NOTE = "rate and updates to a tenth: in the direction of the gradient's median curvature"
-_SHOWN_FROM = 5e-4  # a share that .1% shows
-_SHOWN = 4  # of the layers, the nearest to the edge
 _ASSUMPTION = "local (the loss as it is here), quasi-static (curvature held still), all the data at once"
 _DIVERGED = (
     "Diverged: the loss or a parameter is not finite already; go back to a checkpoint before that, and diagnose there."
 )
 
 
+@dataclass(frozen=True)
+class Account:
+    """What stands beside the numbers.
+
+    - notes: what the reader should know beside the verdict.
+    - reasons: why an answer is None, by its name.
+    - products: Hessian-vector products taken.
+    - seconds: in all.
+    """
+
+    notes: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    products: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis(Result):
     """What `diagnose` found; an answer that is None has its reason in `reasons`.
 
-    verdict: a code of VERDICTS; sentence: the same in words; assumption: what it rests on. ratio: the stability ratio,
-    1 = the edge, with its interval; max_stable_lr: of the first group that moves, at lr = `lr` now. limit: all about
-    it, each group alone included; layers: each module's ratio alone. direction, shares: where the sharp direction lies.
-    slow: how slow the slow directions are; lowest: the most negative eigenvalue; spread: over mini-batches. clip: the
-    factor that clipping puts on the update. trial: some updates on copies, where second moments are young and the ratio
-    is above 1. critical: the one-step quantity, never to be
-    divided by the limit; the verdict rests on it only where there is no linear limit. changes: the what-if
-    table. zero_gradient_share: of the coordinates, those in parameters without any gradient. inputs: what decided the
-    verdict. rules: each param group's, as data (Rule.as_dict).
+    - verdict: a code of VERDICTS.
+    - sentence: the verdict in words.
+    - loss: as it is here.
+    - limit: where the optimizer stands, each group alone included; None without a linear limit.
+    - location: where the sharp direction lies.
+    - pace: how fast it goes, as it is and with a change.
+    - lowest: the most negative eigenvalue.
+    - spread: over mini-batches.
+    - trial: some updates on copies, where second moments are young and the ratio is above 1.
+    - critical: the one-step quantity, never to be divided by the limit; the verdict rests on it only where there is no
+      linear limit.
+    - rules: each param group's, as data (Rule.as_dict).
+    - inputs: what decided the verdict.
+    - account: notes, reasons and cost.
+
+    What stands in the parts is read off the diagnosis, too: `found.ratio`, `found.shares`, `found.notes`.
     """
 
     kind: ClassVar[str] = KIND
@@ -50,35 +70,102 @@ class Diagnosis(Result):
     verdict: str
     sentence: str
     loss: float
-    ratio: float | None = None
-    interval: tuple[float, float] | None = None
-    max_stable_lr: float | None = None
-    lr: float | None = None
     limit: Limit | None = None
-    scale: Scale | None = None
-    direction: Direction | None = None
-    shares: Mapping[str, float] = field(default_factory=dict)
-    layers: Mapping[str, float] = field(default_factory=dict)
-    slow: Slowness | None = None
+    location: Location = field(default_factory=Location, metadata=among())
+    pace: Pace = field(default_factory=Pace, metadata=among())
     lowest: Measurement | None = None
     spread: Spread | None = None
-    clip: float | None = None
     trial: TrialUpdates | None = None
     critical: CriticalSharpness | None = None
-    changes: tuple[WhatIfRow, ...] = field(default=(), metadata=key("limits"))
     rules: tuple[Mapping[str, Any], ...] = ()
-    zero_gradient_share: float = field(default=0.0, metadata=key("silent"))
     inputs: VerdictInputs = field(default_factory=VerdictInputs, metadata=key("facts"))
-    notes: tuple[str, ...] = ()
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    products: int = 0
-    seconds: float = 0.0
+    account: Account = field(default_factory=Account, metadata=among())
 
     @classmethod
     def diverged(cls, loss: float, rules: tuple[Mapping[str, Any], ...] = (), *, seconds: float) -> Self:
         """The diagnosis of a loss that is not finite: there is no curvature to measure."""
-        reasons = {"ratio": "the loss is not finite"}
-        return cls(verdict="diverged", sentence=_DIVERGED, loss=loss, rules=rules, reasons=reasons, seconds=seconds)
+        account = Account(reasons={"ratio": "the loss is not finite"}, seconds=seconds)
+        return cls(verdict="diverged", sentence=_DIVERGED, loss=loss, rules=rules, account=account)
+
+    @property
+    def ratio(self) -> float | None:
+        """The stability ratio; 1 = the edge."""
+        return None if self.limit is None else self.limit.ratio
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the ratio lies, from the eigenvalue's bound."""
+        return None if self.limit is None else self.limit.interval
+
+    @property
+    def max_stable_lr(self) -> float | None:
+        """Of the first group that moves, all groups scaled together."""
+        return None if self.limit is None else self.limit.max_stable_lr
+
+    @property
+    def lr(self) -> float | None:
+        """Of the first group that moves, now."""
+        return None if self.limit is None else self.limit.lr
+
+    @property
+    def direction(self) -> Direction | None:
+        """The direction nearest to the edge."""
+        return self.location.direction
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """By parameter; the sharp direction's squared norm in each, 1 in all."""
+        return self.location.shares
+
+    @property
+    def layers(self) -> Mapping[str, float]:
+        """By module; its ratio as if the others stood still."""
+        return self.location.layers
+
+    @property
+    def scale(self) -> Scale | None:
+        """How the edge's eigenvalues are the one rule's."""
+        return self.pace.scale
+
+    @property
+    def slow(self) -> Slowness | None:
+        """How slow the slow directions are."""
+        return self.pace.slow
+
+    @property
+    def changes(self) -> tuple[WhatIfRow, ...]:
+        """The what-if table."""
+        return self.pace.changes
+
+    @property
+    def clip(self) -> float | None:
+        """The factor that clipping puts on the update."""
+        return self.inputs.clip
+
+    @property
+    def zero_gradient_share(self) -> float:
+        """Of the coordinates, those in parameters without any gradient."""
+        return self.inputs.zero_gradient.share
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should know beside the verdict."""
+        return self.account.notes
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why an answer is None, by its name."""
+        return self.account.reasons
+
+    @property
+    def products(self) -> int:
+        """Hessian-vector products taken."""
+        return self.account.products
+
+    @property
+    def seconds(self) -> float:
+        """What it took."""
+        return self.account.seconds
 
     @property
     def assumption(self) -> str:
@@ -109,9 +196,11 @@ class Diagnosis(Result):
         )
 
     def derived(self) -> dict[str, Any]:
-        """The assumption, the rule, the spectrum in its units, and the most negative eigenvalue."""
+        """The numbers of the limit, the assumption, the rule, its spectrum, the most negative eigenvalue."""
         spectrum = self.spectrum
         return {
+            **{name: plain(getattr(self, name)) for name in ("ratio", "interval", "max_stable_lr", "lr", "clip")},
+            "silent": self.zero_gradient_share,
             "assumption": self.assumption,
             "rule": None if self.scale is None else self.scale.rule.as_dict(),
             "spectrum": None if spectrum is None else spectrum.as_dict(),
@@ -120,39 +209,7 @@ class Diagnosis(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         """The numbers with their words, in the order in which a reader wants them."""
-        rows = [("loss", f"{self.loss:.6g}")]
-        if self.limit is not None:
-            rows += self.limit.rows()
-        if self.critical is not None and self.critical.lr is not None:
-            words = self.critical.headline
-            if self.limit is not None:
-                words += f"; over many steps the edge is at {self.limit.max_stable_lr:.4g}"
-            rows.append(("critical sharpness", words))
-        if self.direction is not None:
-            d = self.direction
-            smooth = {True: "agree", False: "DISAGREE: kinks that the Hessian does not see", None: "lost in rounding"}
-            rows.append(("sharp direction", f"{d.where}; put there by {d.origin}"))
-            shown = f"{d.step.curvatures[0]:.4g} and {d.step.curvatures[1]:.4g} beside {d.curvature:.4g}"
-            rows.append(("finite steps along it", f"{smooth[d.smooth]} (curvature over one update and four: {shown})"))
-        if self.slow is not None:
-            rows += _slow_rows(self.slow, stable=(self.ratio or 0.0) <= 1)
-        if self.lowest is not None:
-            rows.append(("most negative curvature", f"{float(self.lowest.values[0]):.4g}"))
-        if self.trial is not None:
-            high, end = max(self.trial.losses), self.trial.losses[-1]
-            rows.append(
-                ("tried on copies", f"{len(self.trial.losses) - 1} updates: at most {high:.4g}, then {end:.4g}")
-            )
-        if self.spread is not None:
-            s = self.spread
-            rows.append(("ratio on mini-batches", f"{s.low:.4g} to {s.high:.4g}, {len(s.ratios)} of {s.samples[0]}"))
-        if self.limit is not None and len(self.limit.alone) > 1:
-            each = ", ".join(f"{i}: {ratio:.4g}" for i, ratio in self.limit.alone.items())
-            rows.append(("groups alone", f"{each}; they do not add up"))
-        if self.layers:
-            largest = sorted(self.layers.items(), key=lambda item: -item[1])[:_SHOWN]
-            rows.append(("layers alone", ", ".join(f"{name}: {ratio:.4g}" for name, ratio in largest)))
-        return rows
+        return rows_of(self)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the spectrum, with the largest eigenvalue that the lr bears as it is and after each change."""
@@ -203,49 +260,4 @@ class Diagnosis(Result):
 
     def change_rows(self) -> list[tuple[str, str, str, str, str, str]]:
         """The what-if table as text: name, lr, limit, ratio, rate, updates to a tenfold shrink."""
-        rows = [
-            (
-                change.name,
-                f"{change.lr:.4g}",
-                f"{change.max_stable_lr:.4g}",
-                f"{change.ratio:.3g}",
-                "-" if change.rate is None else f"{change.rate:.6g}",
-                "-" if change.tenfold is None else updates_told(change.tenfold).rpartition(" ")[0],
-            )
-            for change in self.changes
-        ]
-        if self.spread is not None:
-            rows.append(("single mini-batches", "-", "-", f"{self.spread.low:.3g} to {self.spread.high:.3g}", "-", "-"))
-        return rows
-
-
-def _slow_rows(slow: Slowness, *, stable: bool) -> list[tuple[str, str]]:
-    def between(part: tuple[float, float]) -> str:
-        low, high = (f"{share:.0%}" for share in part)
-        return low if low == high else f"{low} to {high}"
-
-    def told(count: float) -> str:
-        return updates_told(count).rpartition(" ")[0]
-
-    def goes(half: bool) -> str:
-        certain, steady = slow.certain(half), slow.steady[half]
-        words = (
-            f"at least {math.floor(1000 * certain) / 1000:.1%} of the loss"
-            if certain >= 0
-            else "weight decay may outweigh what goes"
-        )
-        more = f", {steady:.1%} more if it falls on as steeply as here where nothing curves"
-        return words + more * (steady >= _SHOWN_FROM)
-
-    fast, late = (told(slow.tenfold[q]) if q in slow.tenfold else "-" for q in ("10%", "90%"))
-    shrink = f"{fast} to {late} where curvature is told from zero"
-    if slow.unresolved >= 0.005 and slow.flattest is not None:
-        shrink += f"; the other {slow.unresolved:.0%} of directions are flatter: {told(slow.flattest)} or more"
-    pulled = f"{between(slow.gradient_stuck)} of the gradient" if slow.gradient_norm else "there is no gradient"
-    still = f"{between(slow.stuck)} of the directions, {pulled}"
-    now = goes(False) if stable else "above the limit the loss rises along the sharp direction"
-    gain = f"{now}; at half the limit {goes(True)} (local quadratic)"
-    rows = [("updates to a tenfold shrink", shrink), (f"not moving within {slow.horizon:,}", still)]
-    if not slow.tenfold and not slow.negative:  # no direction curves: there is no error that could shrink
-        rows, gain = [], f"{goes(False)} (local quadratic)"
-    return [*rows, (f"goes within {slow.horizon:,}", gain)]
+        return change_rows_of(self)

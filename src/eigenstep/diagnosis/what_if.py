@@ -1,13 +1,14 @@
 """What a change would do: half the lr or the limit, momentum, Nesterov, Adam, decay, each with its limit and rate."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from eigenstep.diagnosis.rates import Scale
+from eigenstep.diagnosis.rates import Scale, Slowness
 from eigenstep.objective import Objective
+from eigenstep.plain import key
 from eigenstep.rules import (
     Adam,
     EMAMomentum,
@@ -33,10 +34,15 @@ _SGD = (GradientDescent, Momentum, HeavyBall, EMAMomentum, Nesterov)
 class WhatIfRow:
     """One row: the largest stable lr with the change made, where the row's lr stands to it, and the rate there.
 
-    rate: the factor per update, and tenfold: the updates to a tenfold shrink (at least 1), of the error in the
-    direction of the gradient's median eigenvalue (half of its squared length lies in flatter ones), preconditioner
-    frozen. None where that direction grows, or the change has another spectrum; so is largest_stable, the eigenvalue
-    that the row's lr bears, in the rule's own units.
+    - name: the change.
+    - lr: with the change made.
+    - max_stable_lr: with the change made.
+    - ratio: of the lr to it.
+    - rate: the factor per update of the error in the direction of the gradient's median eigenvalue (half of its squared
+      length lies in flatter ones), preconditioner frozen; None where the change has another spectrum.
+    - tenfold: updates to a tenfold shrink there, at least 1; None where that direction grows.
+    - largest_stable: the eigenvalue that the row's lr bears, in the rule's own units.
+    - note: what else there is to know of the row.
     """
 
     name: str
@@ -47,6 +53,20 @@ class WhatIfRow:
     tenfold: float | None
     largest_stable: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Pace:
+    """How fast it goes, as it is and with a change; empty where no one rule describes all groups.
+
+    - scale: how the edge's eigenvalues are the one rule's.
+    - slow: how slow the slow directions are.
+    - changes: the what-if table.
+    """
+
+    scale: Scale | None = None
+    slow: Slowness | None = None
+    changes: tuple[WhatIfRow, ...] = field(default=(), metadata=key("limits"))
 
 
 def what_if(
