@@ -1,11 +1,15 @@
 """Advice on the learning rate, policies side by side: how much of the best lr's fall of the loss each one gets."""
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from statistics import fmean, median
 
 import numpy as np
+import torch
 
 from benchmarks.advice.grid import SEEDS, Case, load
 from benchmarks.advice.lanes import CONSTANT, SETTINGS, train
@@ -52,19 +56,31 @@ class Outcome:
         return None if self.advice.interval is None else self.advice.interval[1] / self.advice.interval[0]
 
 
-def outcome(case: Case, policy: str = OURS, *, quick: bool = False) -> Outcome:
-    """Ask a policy, then train with its lr as the case's setting says, every seed; quick: read off the grid instead."""
-    advice = (
-        ours(case.task, case.optimizer, case.setting) if policy == OURS else POLICIES[policy](case.task, case.optimizer)
-    )
-    final = None
+def asked(half: Half, setting: str, name: str, policy: str, quick: bool) -> tuple[Advice, float]:
+    """What a policy advises on a case, and how the runs of every seed end at that lr; quick: as the grid tells it."""
+    case = next(case for case in load(half, setting) if case.name == name)
+    if policy == OURS:
+        advice = ours(case.task, case.optimizer, case.setting)
+    else:
+        advice = POLICIES[policy](case.task, case.optimizer)
     if advice.lr is None or not math.isfinite(advice.lr):
-        final = math.inf
-    elif quick:
-        final = case.between(advice.lr)
-    if final is None:
-        final = float(train(case.task, case.optimizer, [advice.lr], SEEDS, setting=case.setting).final.mean())
-    return Outcome(case, policy, advice, final)
+        return advice, math.inf
+    told = case.between(advice.lr) if quick else None
+    if told is None:
+        told = float(train(case.task, case.optimizer, [advice.lr], SEEDS, setting=case.setting).final.mean())
+    return advice, told
+
+
+def outcomes(
+    cases: Sequence[Case], policies: Sequence[str] = (OURS,), *, quick: bool = False, jobs: int = 1
+) -> Iterator[Outcome]:
+    """Ask the policies about every case, in so many processes; the outcomes come in order."""
+    pairs = [(case, policy) for case in cases for policy in policies]
+    questions = [(case.task.half, case.setting.name, case.name, policy, quick) for case, policy in pairs]
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        answers = pool.map(asked, *zip(*questions, strict=True)) if questions else ()
+        for (case, policy), (advice, final) in zip(pairs, answers, strict=True):
+            yield Outcome(case, policy, advice, final)
 
 
 def interval(differences: Sequence[float], tasks: Sequence[str]) -> tuple[float, float]:
@@ -82,19 +98,19 @@ def interval(differences: Sequence[float], tasks: Sequence[str]) -> tuple[float,
     return float(low), float(high)
 
 
-def row(part: Sequence[Outcome], mine: Sequence[Outcome]) -> list[str]:
-    """A table's row: a policy on the cases of one half and setting, with our own outcomes on the same ones."""
+def row(part: Sequence[Outcome], mine: Sequence[Outcome] = (), what: str | None = None) -> list[str]:
+    """A table's row: a policy on the cases of one half and setting; beside our own outcomes on them, if given."""
     first, scores = part[0], [o.score for o in part]
     inside = [o.inside for o in part if o.inside is not None]
     widths = [o.width for o in part if o.width is not None]
     true = [o.advice.true for o in part if o.advice.true is not None]
     ahead = ""
-    if first.policy != OURS:
+    if mine:
         differences = [m.score - score for m, score in zip(mine, scores, strict=True)]
         low, high = interval(differences, [o.case.task.name for o in part])
         ahead = f"{fmean(differences):+.2f} ({low:+.2f} to {high:+.2f})"
     return [
-        *(first.case.setting.name, f"{first.case.task.half} ({len(part)} cases)", first.policy),
+        *(first.case.setting.name, f"{first.case.task.half} ({len(part)} cases)", what or first.policy),
         *(f"{fmean(scores):.3f}", f"{fmean(s >= GOOD for s in scores):.0%}", str(sum(o.diverged for o in part))),
         *(f"{min(scores):.2f}", f"{fmean(o.case.ceiling for o in part):.3f}"),
         *(f"{sum(inside)} of {len(inside)}" if inside else "", f"{median(widths):.1f}" if widths else ""),
@@ -102,26 +118,15 @@ def row(part: Sequence[Outcome], mine: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def rows(
-    halves: Sequence[Half] = HALVES,
-    settings: Sequence[str] = tuple(SETTINGS),
-    *,
-    told: Callable[[Outcome], None] = lambda _: None,
-) -> list[list[str]]:
-    """A row for each setting, half and policy; the rivals advise on a constant lr alone."""
-    table = []
-    for setting in settings:
-        for half in halves:
-            cases = [case for case in load(half, setting) if case.scored]
-            found: dict[str, list[Outcome]] = {name: [] for name in (POLICIES if setting == CONSTANT.name else [OURS])}
-            for case in cases:
-                for policy, outcomes in found.items():
-                    outcomes.append(outcome(case, policy))
-                    told(outcomes[-1])
-            table += [row(outcomes, found[OURS]) for outcomes in found.values() if outcomes]
-    return table
+def rows(half: Half, setting: str, *, jobs: int) -> list[list[str]]:
+    """A row for each policy; the rivals advise on a constant lr alone."""
+    cases = [case for case in load(half, setting) if case.scored]
+    found = list(outcomes(cases, list(POLICIES) if setting == CONSTANT.name else [OURS], jobs=jobs))
+    parts = {policy: [o for o in found if o.policy == policy] for policy in POLICIES}
+    return [row(part, [] if name == OURS else parts[OURS]) for name, part in parts.items() if part]
 
 
 def run() -> tuple[list[str], list[list[str]]]:
-    """Ask the policies on every case of both halves and every setting: some hours."""
-    return HEADER, rows()
+    """Ask the policies on every case of both halves and every setting: an hour or so on two cores."""
+    jobs = len(os.sched_getaffinity(0))
+    return HEADER, [line for half in HALVES for setting in SETTINGS for line in rows(half, setting, jobs=jobs)]

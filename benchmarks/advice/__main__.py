@@ -5,9 +5,7 @@ While recommend is being developed the half is 'development'. Scores are read of
 
 import argparse
 
-import torch
-
-from benchmarks.advice import HALVES, HEADER, OURS, Outcome, outcome, row
+from benchmarks.advice import HALVES, HEADER, Outcome, outcomes, row
 from benchmarks.advice.grid import load
 from benchmarks.advice.lanes import SETTINGS
 
@@ -40,17 +38,23 @@ def main() -> None:
     parser.add_argument("setting", choices=list(settings))
     parser.add_argument("names", nargs="*", help="parts of the cases' names; all cases without any")
     parser.add_argument("--exact", action="store_true", help="train at the lr advised, rather than read off the grid")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     told = parser.parse_args()
-    torch.set_num_threads(1)
-    outcomes = []
-    for case in load(halves[told.half], settings[told.setting]):
-        if case.scored and (not told.names or any(name in case.name for name in told.names)):
-            outcomes.append(outcome(case, OURS, quick=not told.exact))
-            print(line(outcomes[-1]), flush=True)
-    if outcomes:
-        for name, value in zip(HEADER, row(outcomes, outcomes), strict=True):
-            if value:
-                print(f"{name}: {value}")
+    cases = [
+        case
+        for case in load(halves[told.half], settings[told.setting])
+        if case.scored and (not told.names or any(name in case.name for name in told.names))
+    ]
+    found = []
+    for each in outcomes(cases, quick=not told.exact, jobs=told.jobs):
+        found.append(each)
+        print(line(each), flush=True)
+    if found:
+        kinds = dict.fromkeys(o.case.optimizer for o in found)
+        parts = {kind: [o for o in found if o.case.optimizer == kind] for kind in kinds} | {"all": found}
+        lines = [HEADER, *(row(part, what=kind) for kind, part in parts.items())]
+        for cells in lines:
+            print("  ".join(cell.ljust(max(len(c[i]) for c in lines)) for i, cell in enumerate(cells)).rstrip())
 
 
 if __name__ == "__main__":
