@@ -177,6 +177,12 @@ def test_what_a_file_cannot_hold_says_so(results: dict[str, Any], tmp_path: Path
     results["measurement"].save(tmp_path / "m")
     with pytest.raises(es.InvalidValue, match="file holds none"):
         Measurement.load(tmp_path / "m").named()
+    for missing in (Measurement.load(tmp_path / "m").vector, Measurement.load(tmp_path / "m").direction):
+        with pytest.raises(es.InvalidValue, match="measure with vectors=True"):
+            missing()
+    with pytest.raises(es.InvalidValue, match=r"radii were not kept; call simulate with keep=\('radii',\)"):
+        results["runs"].kept("radii")
+    assert results["runs"].kept("losses") is results["runs"].losses
 
 
 def test_other_kinds_are_refused_by_name(results: dict[str, Any], tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def run_experiment(experiment: Experiment) -> Outcome:
     rule, problem = experiment.rule, article()
     turned = problem.rotated(angle=TURN)
     run = loop(rule, problem, keep=("losses", "points"))
-    assert run.losses is not None and run.points is not None  # kept
+    losses = run.kept("losses")
     linear = isinstance(rule, LinearRule) and not rule.adaptive
     within = _LINEAR_WITHIN if linear else PASSES
     long = loop(rule, problem, steps=within, settle=True)
@@ -129,7 +129,7 @@ def run_experiment(experiment: Experiment) -> Outcome:
     if linear:
         start = problem.components(problem.start)
         settled = predict(rule, problem.spectrum(), start=start, loss=TOLERANCE).settled
-        errors = error_curve(rule, problem.spectrum(), start, len(run.losses) - 1)
+        errors = error_curve(rule, problem.spectrum(), start, len(losses) - 1)
     return Outcome(
         experiment=experiment,
         article_count=_number(run.article_count),
@@ -142,8 +142,8 @@ def run_experiment(experiment: Experiment) -> Outcome:
         predicted_settled=settled,
         last_above=None if long.left is not None else _number(long.last_above),
         within=within,
-        losses=run.losses,
-        points=run.points,
+        losses=losses,
+        points=run.kept("points"),
         errors=errors,
     )
 

@@ -108,13 +108,13 @@ def rotated(results: Results) -> "Figure":
     turned = article().rotated(angle=TURN)
     for o in results.outcomes[1:]:
         run = loop(o.experiment.rule, turned, keep=("losses", "points"))
-        assert run.losses is not None and run.points is not None  # kept
+        losses = run.kept("losses")
         color, name = _COLORS[o.experiment.name], o.experiment.title
         draw.curve(o.losses, torch.arange(1, len(o.losses) + 1), axes[1], color=color, look="dashes")
         label = f"{name}: {o.article_count}, at 45° {o.rotated:,}"
-        draw.curve(run.losses, torch.arange(1, len(run.losses) + 1), axes[1], color=color, label=label)
+        draw.curve(losses, torch.arange(1, len(losses) + 1), axes[1], color=color, label=label)
         if o.experiment.name == "adam":
-            _trajectory(run.points, turned, axes[0], color=color, square=True)
+            _trajectory(run.kept("points"), turned, axes[0], color=color, square=True)
             draw.describe(axes[0], "w₁", "w₂", f"Adam, eigenvectors at 45°: {o.rotated:,} passes")
     draw.line_at(TOLERANCE, axes[1], across="y", text="tolerance")
     draw.describe(axes[1], "pass", "loss", "line: eigenvectors at 45°, dashed: along the coordinates", log="xy")
@@ -176,9 +176,8 @@ def double_well(results: Results) -> "Figure":
     left.set_ylim(-2.2, 6)
     draw.describe(left, "w", "loss", "two wells of equal depth")
     for eta, color in ((0.018, draw.VERMILION), (0.022, draw.BLUE)):
-        run = simulate(GradientDescent(lr=eta), well, steps=60, keep=("points",))
-        assert run.points is not None  # kept
-        draw.curve(run.points.squeeze(-1), ax=middle, color=color, label=f"η = {eta:g}")
+        points = simulate(GradientDescent(lr=eta), well, steps=60, keep=("points",)).kept("points")
+        draw.curve(points.squeeze(-1), ax=middle, color=color, label=f"η = {eta:g}")
     for place, word in ((-1.0, "flat"), (1.0, "sharp")):
         draw.line_at(place, middle, across="y", text=word)
     middle.set_xlim(-3, 78)

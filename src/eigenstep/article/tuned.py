@@ -13,6 +13,7 @@ from eigenstep.problems import Quadratic, article
 from eigenstep.rules import Adam, GradientDescent, HeavyBall, LinearRule, Nesterov, Rule
 from eigenstep.simulation import simulate
 from eigenstep.theory import predict, tune
+from eigenstep.theory.linear import linear
 
 BEST_MOMENTUM = ((math.sqrt(100) - 1) / (math.sqrt(100) + 1)) ** 2  # heavy ball's, for the asymptotic rate
 POLYAK_LR = (2 / (math.sqrt(100) + math.sqrt(1))) ** 2
@@ -94,8 +95,7 @@ def tuned(contender: Contender, within: int = PASSES, lrs: int = _ADAM_LRS) -> T
     tried = 1
     if not contender.fixed:
         search = tune(rule, spectrum, for_steps=True, start=start, loss=TOLERANCE)
-        rule, tried = search.rule, search.evaluations
-    assert isinstance(rule, LinearRule)  # replace keeps the class
+        rule, tried = linear(search.rule), search.evaluations
     lr_found = float(rule.lr)
     predicted = predict(rule, spectrum, start=start, loss=TOLERANCE).settled
     (count,) = settled_counts(rule, torch.tensor([lr_found], dtype=torch.float64), _LINEAR_WITHIN).tolist()

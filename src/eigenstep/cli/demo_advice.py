@@ -27,15 +27,13 @@ def advise(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
         objective, optimizer, batches = _digits()
         diagnosis = diagnose(objective, optimizer, train=batches)
         found = recommend(objective, optimizer, train=batches, budget=300)
-        assert found.limit is not None  # gradient descent has one
-        assert found.lr is not None  # the network trains
-        assert found.edge is not None
-        limit = found.limit.max_stable_lr
-        lrs = {"a tenth of it": found.lr / 10, "recommended": found.lr, "above the edge": 2 * found.edge[1]}
+        limit = None if found.limit is None else found.limit.max_stable_lr
+        lrs = {} if found.lr is None else {"a tenth of it": found.lr / 10, "recommended": found.lr}
+        lrs |= {} if found.edge is None else {"above the edge": 2 * found.edge[1]}
         runs = {name: _run(lr) for name, lr in lrs.items()}
     figure, axes = draw.panels(columns=2, width=7.0, height=3.3)
     found.plot(axes[0]).set_title("rehearsals", fontsize=8, loc="left")
-    for (name, losses), color in zip(runs.items(), (draw.SKY, draw.BLUE, draw.VERMILION), strict=True):
+    for (name, losses), color in zip(runs.items(), (draw.SKY, draw.BLUE, draw.VERMILION), strict=False):
         shown = [min(v, 30.0) if math.isfinite(v) else 30.0 for v in losses]
         steps = [EVERY * i for i in range(len(shown))]
         draw.curve(shown, steps, axes[1], label=f"lr {lrs[name]:.2g}: {name}", color=color)
@@ -53,9 +51,10 @@ def advise(where: Path, quiet: bool) -> tuple[dict[str, Any], list[Path]]:
     return {**reports, "limit": limit, "lrs": lrs, "losses": runs}, [files[0], *written]
 
 
-def _show(found: "Recommendation", limit: float, lrs: dict[str, float], runs: dict[str, list[float]]) -> None:
+def _show(found: "Recommendation", limit: float | None, lrs: dict[str, float], runs: dict[str, list[float]]) -> None:
     """Print the answer, and what the runs ended at."""
-    common.say(f"predicted limit at the start: lr {limit:.3g}")
+    if limit is not None:
+        common.say(f"predicted limit at the start: lr {limit:.3g}")
     common.say(found.headline)
     common.say(found.reason)
     rows = [(name, f"{lrs[name]:.3g}", f"{losses[0]:.4g}", f"{losses[-1]:.4g}") for name, losses in runs.items()]

@@ -72,8 +72,7 @@ def command(
     blocks = curvature.layers(objective, 1, **certainty, **shown) if layers else curvature.Layers()
     spread = curvature.density(objective, **settings, **shown) if density else None
     total = curvature.trace(objective, **settings, **shown) if density else None
-    assert measured.directions is not None  # vectors=True
-    shares = curvature.shares(objective, measured.directions[0])
+    shares = curvature.shares(objective, measured.direction())
     files = _save(folder, measured, blocks, spread)
     if as_json:
         content = {**measured.as_dict(), "shares": shares, "files": files}

@@ -20,7 +20,8 @@ def plain(error: UnicodeError) -> tuple[str, int]:
     >>> "1 ± 2° café".encode("ascii", "eigenstep.plain")
     b'1 +- 2 deg cafe'
     """
-    assert isinstance(error, UnicodeEncodeError)
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     text = error.object[error.start : error.end]
     return "".join(_PLAIN.get(sign) or _bare(sign) for sign in text), error.end
 

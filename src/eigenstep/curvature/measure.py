@@ -176,7 +176,7 @@ def _run(search: LanczosRun, work: Task, saver: Checkpoint | None) -> tuple[Ritz
     clock = Clock(search.aim.tol, search.aim.confirm)
     ritz = search.krylov.ritz() if search.krylov.m else None
     try:
-        while search.phase != "done" and (ritz is None or search.krylov.products < search.aim.max_products):
+        while ritz is None or (search.phase != "done" and search.krylov.products < search.aim.max_products):
             ritz = search.step()
             work.tell(**clock.judge(search.history, search.phase, search.steady))
             if saver is not None:
@@ -189,7 +189,6 @@ def _run(search: LanczosRun, work: Task, saver: Checkpoint | None) -> tuple[Ritz
         return search.krylov.ritz(), True
     if saver is not None:
         saver.write(search)
-    assert ritz is not None
     return ritz, False
 
 

@@ -70,15 +70,24 @@ class Measurement(Spectrum):
         """Whether the values were confirmed to be the extreme ones, beyond their residuals."""
         return bool(self.provenance.get("certified", False))
 
+    def vector(self, i: int = 0) -> Tensor:
+        """Return eigenvector i, a unit vector (n,). Raises InvalidValue without vectors."""
+        if self.vectors is None:
+            raise _without_vectors()
+        return self.vectors[i]
+
+    def direction(self, i: int = 0) -> Tensor:
+        """Return direction i, a unit move of the parameters (n,). Raises InvalidValue without vectors."""
+        if self.directions is None:
+            raise _without_vectors()
+        return self.directions[i]
+
     def named(self, i: int = 0) -> dict[str, Tensor]:
         """Return direction i as a dict of tensors shaped like the parameters. Raises InvalidValue without vectors."""
-        if self.directions is None or not self.names:
-            raise InvalidValue(
-                "Measurement: no eigenvectors of a model are held; measure an Objective with vectors=True (a file "
-                "holds none)"
-            )
+        if not self.names:
+            raise _without_vectors("a model")
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
-        parts = torch.split(self.directions[i], sizes)
+        parts = torch.split(self.direction(i), sizes)
         return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,3 +132,10 @@ class Measurement(Spectrum):
         if self.converged:
             return "residuals converged; not certified to be the extreme ones (quick)"
         return "NOT converged: the bounds hold for some eigenvalue, which ones is open"
+
+
+def _without_vectors(of: str = "an operator") -> InvalidValue:
+    return InvalidValue(
+        f"Measurement: no eigenvectors of {of} are held; measure with vectors=True (a file holds none), and a model "
+        "through its Objective"
+    )

@@ -62,10 +62,9 @@ def _embedding_bag(
     if scale_grad_by_freq:
         return torchs
     count, entries = torchs.shape[0], input.reshape(-1)
-    if input.dim() == 2:
+    if offsets is None:  # rows of a matrix: torch has checked that it is one
         bags = torch.arange(count, device=input.device).repeat_interleave(input.shape[1])
     else:
-        assert offsets is not None  # torch has checked
         bags = (
             torch.searchsorted(
                 offsets[:count].contiguous(), torch.arange(len(entries), device=input.device), right=True

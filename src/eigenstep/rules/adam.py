@@ -116,8 +116,7 @@ class Adamax(_Moments):
 
     def accumulate(self, grad: Tensor, scales: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """max(b2 u, |g| + eps)."""
-        assert self.eps is not None  # settled in __post_init__
-        return (torch.maximum(scales[0] * self.betas[1], grad.abs() + self.eps),)
+        return (torch.maximum(scales[0] * self.betas[1], grad.abs() + self.outside),)
 
     def unit(self, scales: tuple[Tensor, ...], t: int) -> Tensor:
         """u itself."""

@@ -40,12 +40,16 @@ class AdaptiveRule(LinearRule):
                 changes.setdefault(old, None)
         return super().replace(**changes)
 
+    @property
+    def outside(self) -> Number:
+        """What is added outside the root: eps; 0 where delta stands inside it."""
+        return 0.0 if self.eps is None else self.eps
+
     def root(self, mean_square: Tensor) -> Tensor:
         """sqrt(mean_square) + eps, or sqrt(mean_square + delta)."""
         if self.delta is not None:
             return (mean_square + self.delta).sqrt()
-        assert self.eps is not None  # settled in __post_init__
-        return mean_square.sqrt() + self.eps
+        return mean_square.sqrt() + self.outside
 
 
 @dataclass(frozen=True)

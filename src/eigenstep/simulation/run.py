@@ -1,17 +1,19 @@
 """`Run`: what a simulation found, for one run or for thousands of lanes."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from eigenstep.errors import InvalidValue
 from eigenstep.plain import alone_in
 from eigenstep.result import Result, Words, number
 from eigenstep.rules import Rule
 
 MISSING = -1
 Count = int | None | Tensor
+Kept = Literal["losses", "radii", "points"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,6 +72,13 @@ class Run(Result):
         if isinstance(self.steps, Tensor):
             return torch.where(self.steps != MISSING, self.steps + 1, torch.as_tensor(self.left))
         return self.left if self.steps is None else self.steps + 1
+
+    def kept(self, name: Kept) -> Tensor:
+        """Return the losses, radii or points at every update. Raises InvalidValue where the run did not keep them."""
+        found: Tensor | None = getattr(self, name)
+        if found is None:
+            raise InvalidValue(f"Run: its {name} were not kept; call simulate with keep=({name!r},)")
+        return found
 
     def derived(self) -> dict[str, Any]:
         """The rule in words."""

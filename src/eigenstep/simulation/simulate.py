@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from math import inf
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from eigenstep.errors import InvalidValue, UnknownName
 from eigenstep.problems import Problem
 from eigenstep.rules import Rule
 from eigenstep.simulation.lanes import Lanes
-from eigenstep.simulation.run import Run
+from eigenstep.simulation.run import Kept, Run
 
-_KEPT = ("losses", "radii", "points")
+_KEPT = get_args(Kept)
 
 
 def simulate(

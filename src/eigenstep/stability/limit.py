@@ -85,8 +85,7 @@ def limit_now(
     if not edge.adaptive:
         reasons["preconditioned_sharpness"] = "the rule does not adapt"
     low, high = max(s - bound, 0.0), max(s + bound, 0.0)
-    assert measured.vectors is not None  # measured with vectors
-    share = float(measured.vectors[0].square()[objective.join(edge.frozen.provisional) > 0].sum())
+    share = float(measured.vector().square()[objective.join(edge.frozen.provisional) > 0].sum())
     everything = [m for m in (measured, hessian, preconditioned) if m is not None]
     return Limit(
         stability=Stability(

@@ -196,7 +196,7 @@ class Limit(Result):
         """The unit move of the parameters (n,) nearest to the edge. Raises InvalidValue for a limit from a file."""
         if self.edge.directions is None:
             raise InvalidValue("Limit.direction: a limit that was loaded holds no vectors; ask limit_now again")
-        return self.edge.directions[0]
+        return self.edge.direction()
 
     def rows(self) -> list[tuple[str, str]]:
         """The numbers with their intervals, as pairs of what and how much."""

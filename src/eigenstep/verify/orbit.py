@@ -70,9 +70,7 @@ def measured_orbit(rule: Rule, problem: Problem, updates: int = 10_000) -> Orbit
         raise InvalidValue(f"measured_orbit: updates={updates} must be at least 100, to have an end to look at")
     rule = linear(rule)
     predicted = orbit_half_width(rule)
-    largest = problem.spectrum().largest
-    assert largest is not None  # all eigenvalues are known
-    needed = converging_eps(rule, largest)
+    needed = converging_eps(rule, float(problem.spectrum().eigenvalues.max()))
     minimum = problem.minimum
     signs = 1 - 2 * (torch.arange(len(minimum)) % 2)
     far = _tail(rule, problem, minimum + signs * float(rule.lr) / 2, updates).sub(minimum)

@@ -109,13 +109,13 @@ def race(
             keep=("losses",),
             settle=True,
         )
-        assert run.losses is not None  # kept
+        losses = run.kept("losses")
         linear = isinstance(rule, LinearRule) and not rule.adaptive and bool(torch.as_tensor(rule.lr) > 0)
         prediction = predicted = None
         if linear and torch.allclose(problem.hessian(begin.to(hessian)), hessian, rtol=1e-10, atol=0):
-            prediction, predicted = _predicted(rule, problem, hessian, begin, loss, radius, len(run.losses) - 1)
+            prediction, predicted = _predicted(rule, problem, hessian, begin, loss, radius, len(losses) - 1)
         limit = float(max_stable_lr(rule, float(torch.linalg.eigvalsh(hessian)[-1]))) if linear else None
-        entries.append(Entry(rule, run, run.losses - floor, prediction, predicted, limit))
+        entries.append(Entry(rule, run, losses - floor, prediction, predicted, limit))
         if progress:
             progress(number + 1, len(rules))
     return tuple(entries)

@@ -22,14 +22,13 @@ def departure_from_ball(scheme: str) -> Measured:
     problem, step, friction = Himmelblau(), 0.05, 2.0
     rule = HeavyBall(lr=step**2, momentum=1 - friction * step)
     run = simulate(rule, problem, steps=200, keep=("points",))
-    assert run.points is not None  # kept
     x, v, ball = problem.start, torch.zeros(2, dtype=torch.float64), [problem.start]
     for _ in range(200):
         old = v
         v = v - step * (friction * v + problem.gradient(x))
         x = x + step * (v if scheme == "semi-implicit" else old)
         ball.append(x)
-    worst = float((run.points - torch.stack(ball)).norm(dim=-1).max())
+    worst = float((run.kept("points") - torch.stack(ball)).norm(dim=-1).max())
     how = f"friction c = {friction:g}, step h = {step:g}: β = 1 - ch = {rule.momentum:g}, η = h² = {rule.lr:g}"
     return Measured(worst, f"{how}; 200 updates on Himmelblau's function")
 
@@ -83,11 +82,10 @@ def updates_left(tuned: bool) -> Measured:
     """What heavy ball needs of gradient descent's updates, condition 100: its best pair, or beta = .995 at that lr."""
     spectrum = Spectrum.from_eigenvalues([1.0, 100.0])
     alone = tune(GradientDescent(), spectrum)
-    best = tune(HeavyBall(), spectrum, over=("lr", "momentum"))
-    assert best.momentum is not None  # it has one
-    lr, beta = (best.lr, best.momentum) if tuned else (alone.lr, 0.995)
-    rate = float(radii(HeavyBall(lr=lr, momentum=beta), spectrum.eigenvalues).max())
-    how = f"κ = 100: rate {rate:.4f} at β = {beta:.3f}, gradient descent's best {alone.rate:.4f}"
+    best = tune(HeavyBall(), spectrum, over=("lr", "momentum")).rule
+    ball = best if tuned else HeavyBall(lr=alone.lr, momentum=0.995)
+    rate = float(radii(ball, spectrum.eigenvalues).max())
+    how = f"κ = 100: rate {rate:.4f} at β = {ball.as_dict()['momentum']:.3f}, gradient descent's best {alone.rate:.4f}"
     return Measured(math.log(alone.rate) / math.log(rate), how)
 
 

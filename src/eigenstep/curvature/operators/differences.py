@@ -28,8 +28,8 @@ class Differences:
         behind = self.objective.gradient(self.objective.at(vector * (-step / length)))
         return (ahead - behind).mul_(length / (2 * step))
 
-    def choose(self, vector: Tensor, custom: str = "") -> str:
-        """Pick the step at which halving changes the product least, from the ladder; return a note on it.
+    def choose(self, vector: Tensor, custom: str = "") -> tuple[float, str]:
+        """Pick the step at which halving changes the product least, from the ladder; return it, with a note.
 
         Too small a step drowns in rounding, too large a one in the third derivative: between them is a plateau.
         custom: the user's own autograd functions, by name. Raises Unsupported where no step will do.
@@ -52,9 +52,9 @@ class Differences:
                 "HessianOperator: no step gives a trustworthy difference of gradients (the loss is too rough or its "
                 "precision too low); use float32 or float64 parameters, or a model with second derivatives"
             )
-        self.step = ladder[best]
+        self.step = step = ladder[best]
         change = changes[best] / (size or 1)
-        return f"difference step {self.step:.3g}, chosen; a product changes by {change:.2g} of itself"
+        return step, f"difference step {step:.3g}, chosen; a product changes by {change:.2g} of itself"
 
     def surrogate(self) -> bool:
         """Whether the gradient is not the slope of the loss: most differences of losses along it contradict it."""

@@ -113,10 +113,11 @@ class HessianOperator(Operator):
 
     def _step(self, vector: Tensor) -> float:
         """The step of differences, chosen along the first vector."""
-        if self._differences.step is None:
-            self._notes.append(self._differences.choose(vector, ", ".join(sorted(self._custom))))
-        assert self._differences.step is not None  # chosen
-        return self._differences.step
+        step = self._differences.step
+        if step is None:
+            step, note = self._differences.choose(vector, ", ".join(sorted(self._custom)))
+            self._notes.append(note)
+        return step
 
     def _exact(self, vector: Tensor) -> Tensor:
         objective = self.objective

@@ -42,8 +42,7 @@ class Appended:
             self._begin = ""  # what must stand before the next line: the first one, or the end of the last
             new = not os.path.lexists(self.path)
             try:
-                self._open()
-                self._put()
+                self._put(self._open())
             except OSError:
                 self._leave()
                 if new:
@@ -70,10 +69,8 @@ class Appended:
         if not self._waiting:
             return None
         try:
-            if not self._in_place():
-                self._leave()
-                self._open()
-            self._put()
+            fd = self._in_place()
+            self._put(self._open() if fd is None else fd)
         except (OSError, BadFile) as error:
             return getattr(error, "strerror", None) or str(error)
         return None
@@ -89,15 +86,16 @@ class Appended:
         self._waiting.clear()
         self._leave()
 
-    def _open(self) -> None:
-        """Open, lock and find the end of the last whole line."""
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not self._regular:
+    def _open(self) -> int:
+        """Open (what was open is let go), lock and find the end of the last whole line; return the descriptor."""
+        self._leave()
+        self._fd = fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _regular(fd):
             self._begin = f"{self._first}\n"
-            return
+            return fd
         if fcntl is not None:
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 self._leave()
                 raise BadFile(
@@ -107,26 +105,26 @@ class Appended:
             except OSError:
                 pass  # a file system without locks
         try:
-            self._end = self._whole_of(self.path) if os.fstat(self._fd).st_size else 0
+            self._end = self._whole_of(self.path) if os.fstat(fd).st_size else 0
         except BadFile:
             self._leave()
             raise
-        closed = not self._end or os.pread(self._fd, 1, self._end - 1) == b"\n"
+        closed = not self._end or os.pread(fd, 1, self._end - 1) == b"\n"
         self._begin = f"{self._first}\n" if not self._end else "" if closed else "\n"
+        return fd
 
-    def _put(self) -> None:
+    def _put(self, fd: int) -> None:
         """Write everything, whole lines only; what the disk did not take keeps waiting."""
-        assert self._fd is not None
         lost = f'{{"note":"{self._lost} records are lost here: the disk took none"}}\n' * bool(self._lost)
         heads = bool(self._begin) + bool(lost)
         data = (self._begin + lost + "".join(f"{line}\n" for line in self._waiting)).encode()
-        if self._regular:
-            os.ftruncate(self._fd, self._end)  # what an earlier write left of a line
-            os.lseek(self._fd, self._end, os.SEEK_SET)
+        if regular := _regular(fd):
+            os.ftruncate(fd, self._end)  # what an earlier write left of a line
+            os.lseek(fd, self._end, os.SEEK_SET)
         done = 0
         try:
             while done < len(data):
-                done += os.write(self._fd, data[done:])
+                done += os.write(fd, data[done:])
         finally:
             kept = data.rfind(b"\n", 0, done) + 1
             lines = data.count(b"\n", 0, kept)
@@ -136,29 +134,30 @@ class Appended:
                 self._lost = 0
                 del self._waiting[: lines - heads]
             self._end += kept
-            if kept < done and self._regular:
+            if kept < done and regular:
                 with suppress(OSError):
-                    os.ftruncate(self._fd, self._end)
+                    os.ftruncate(fd, self._end)
 
-    @property
-    def _regular(self) -> bool:
-        return self._fd is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
-
-    def _in_place(self) -> bool:
-        """Whether the open file is still the one at the path, as long as it was."""
+    def _in_place(self) -> int | None:
+        """The open file's descriptor, if it is still the one at the path, as long as it was."""
         if self._fd is None:
-            return False
+            return None
         try:
             here, there = os.stat(self.path), os.fstat(self._fd)
         except FileNotFoundError:
-            return False
-        return os.path.samestat(here, there) and (there.st_size >= self._end or not self._regular)
+            return None
+        whole = there.st_size >= self._end or not stat.S_ISREG(there.st_mode)
+        return self._fd if os.path.samestat(here, there) and whole else None
 
     def _leave(self) -> None:
         if self._fd is not None:
             with suppress(OSError):
                 os.close(self._fd)
         self._fd = None
+
+
+def _regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 def _forget_all() -> None:
