@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +11,12 @@ from statistics import fmean
 
 import torch
 
-from benchmarks.advice.lanes import CONSTANT, SETTINGS, Curves, Setting, train
+from benchmarks.advice.lanes import CONSTANT, SETTINGS, Setting, train
 from benchmarks.advice.tasks import TASKS, Half, Task
 
 FILE = Path(__file__).with_name("grid.json")
 SEEDS = (0, 1)
+Entry = dict[str, list[float]]  # lr; L0, a seed each; L, for every lr a seed each
 SCORED = 0.8  # a case counts if the best lr brings the loss below this share of its start
 BEYOND = 4.0  # how far a grid goes on to both sides of its best lr, unless all runs above diverge
 _SCAN = Setting("a scan", steps=100)
@@ -137,60 +138,62 @@ def planned(half: Half | None = None, setting: str | None = None) -> Iterator[tu
 def load(half: Half | None = None, setting: str = CONSTANT.name) -> Iterator[Case]:
     """Yield the cases of a half, or all, in a setting."""
     stored = read()
-    for task, optimizer, chosen in planned(half, setting):
-        found = stored.get(key(task, optimizer, chosen))
+    for planned_case in planned(half, setting):
+        found = stored.get(key(*planned_case))
         if found is not None:
-            losses = [math.inf if v == -1 else v for v in found["L"]]
-            runs = tuple(zip(*(losses[i :: len(SEEDS)] for i in range(len(SEEDS))), strict=True))
-            yield Case(task, optimizer, chosen, tuple(found["L0"]), tuple(found["lr"]), runs)
+            yield from_entry(*planned_case, found)
 
 
-def expected(task: Task, optimizer: str, stored: dict[str, dict[str, list[float]]]) -> float:
-    """About where the best constant lr is: as the grid has it, or as a scan of 100 updates says."""
-    found = stored.get(key(task, optimizer, CONSTANT))
-    if found is not None:
-        return next(c.best_lr for c in load(task.half) if (c.task, c.optimizer) == (task, optimizer))
-    coarse = [10 ** (-6 + i / 2) for i in range(19)]
-    ends = train(task, optimizer, coarse, SEEDS, setting=_SCAN).final.mean(1)
-    return coarse[int(ends.nan_to_num(math.inf).argmin())]
+def trained(task: Task, optimizer: str, setting: Setting, lrs: Sequence[float]) -> Case:
+    """Train a case at these lrs."""
+    found = train(task, optimizer, lrs, SEEDS, setting=setting)
+    runs = tuple(tuple(each) for each in found.final.tolist())
+    return Case(task, optimizer, setting, tuple(found.start.tolist()), tuple(lrs), runs)
 
 
-def measured(task: Task, optimizer: str, setting: Setting, stored: dict[str, dict[str, list[float]]]) -> Curves:
-    """Train a case on a grid that reaches far enough beyond its best lr."""
+def begun(task: Task, optimizer: str, setting: Setting, constant: Case | None) -> Case:
+    """A case on its first grid: about the best constant lr, or where a scan of 100 updates falls furthest."""
     ratio, below, above, times = _GRIDS[setting.name]
-    middle = times * expected(task, optimizer, stored)
-    ends = train(task, optimizer, [middle * ratio**i for i in range(-below, above + 1)], SEEDS, setting=setting)
-    while True:
-        finals = ends.final.mean(1)
-        lrs, best = ends.lrs.tolist(), int(finals.argmin())
-        if lrs[best] < BEYOND * lrs[0]:
-            lrs = [lrs[0] * ratio**i for i in range(-_MORE, 0)]
-        elif lrs[-1] < BEYOND * lrs[best] and math.isfinite(float(finals[-1])):
-            lrs = [lrs[-1] * ratio**i for i in range(1, _MORE + 1)]
-        else:
-            return ends
-        more = train(task, optimizer, lrs, SEEDS, setting=setting)
-        order = torch.cat([ends.lrs, more.lrs]).argsort()
-        ends = replace(
-            ends,
-            lrs=torch.cat([ends.lrs, more.lrs])[order],
-            final=torch.cat([ends.final, more.final])[order],
-        )
+    if constant is None:
+        constant = trained(task, optimizer, _SCAN, [10 ** (-6 + i / 2) for i in range(19)])
+    middle = times * constant.best_lr
+    return trained(task, optimizer, setting, [middle * ratio**i for i in range(-below, above + 1)])
 
 
-def entry(curves: Curves) -> dict[str, list[float]]:
+def widened(case: Case) -> Case:
+    """The case on a grid that reaches far enough beyond its best lr, itself where it does so already."""
+    ratio = _GRIDS[case.setting.name][0]
+    if case.best_lr < BEYOND * case.lrs[0]:
+        lrs = [case.lrs[0] * ratio**i for i in range(-_MORE, 0)]
+    elif case.lrs[-1] < BEYOND * case.best_lr and math.isfinite(case.finals[-1]):
+        lrs = [case.lrs[-1] * ratio**i for i in range(1, _MORE + 1)]
+    else:
+        return case
+    more = trained(case.task, case.optimizer, case.setting, lrs)
+    both = sorted(zip(case.lrs + more.lrs, case.runs + more.runs, strict=True))
+    return widened(replace(case, lrs=tuple(lr for lr, _ in both), runs=tuple(ends for _, ends in both)))
+
+
+def entry(case: Case) -> Entry:
     """A case as JSON: four digits; a diverged run is -1, which no loss is."""
-    lrs, start = curves.lrs.tolist(), curves.start.tolist()
-    finals = [v if math.isfinite(v) else -1.0 for v in curves.final.flatten().tolist()]
-    return {key: [float(f"{v:.4g}") for v in values] for key, values in {"lr": lrs, "L0": start, "L": finals}.items()}
+    finals = [v if math.isfinite(v) else -1.0 for each in case.runs for v in each]
+    values = {"lr": case.lrs, "L0": case.starts, "L": finals}
+    return {name: [float(f"{v:.4g}") for v in column] for name, column in values.items()}
 
 
-def read() -> dict[str, dict[str, list[float]]]:
+def from_entry(task: Task, optimizer: str, setting: Setting, found: Entry) -> Case:
+    """The case back from it."""
+    losses = [math.inf if v == -1 else v for v in found["L"]]
+    runs = tuple(zip(*(losses[i :: len(SEEDS)] for i in range(len(SEEDS))), strict=True))
+    return Case(task, optimizer, setting, tuple(found["L0"]), tuple(found["lr"]), runs)
+
+
+def read() -> dict[str, Entry]:
     """What grid.json holds."""
     return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
 
 
-def write(entries: dict[str, dict[str, list[float]]]) -> None:
+def write(entries: dict[str, Entry]) -> None:
     """Write grid.json, a line a case, whole or not at all."""
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items())
     unfinished = FILE.with_suffix(".part")
@@ -199,13 +202,20 @@ def write(entries: dict[str, dict[str, list[float]]]) -> None:
 
 
 def main(names: list[str]) -> None:
-    """Train every case that the grid lacks, and anew those of the tasks named; one after the other is written."""
+    """Train what the grid lacks, of all cases or of those whose key has one of these parts; each is written at once."""
     torch.set_num_threads(1)
     for task, optimizer, setting in planned():
-        stored = read()
-        name = key(task, optimizer, setting)
-        if name not in stored or task.name in names:
-            found = entry(measured(task, optimizer, setting, stored))
+        name, stored = key(task, optimizer, setting), read()
+        if names and not any(part in name for part in names):
+            continue
+        constant = stored.get(key(task, optimizer, CONSTANT))
+        if name in stored:
+            case = from_entry(task, optimizer, setting, stored[name])
+        else:
+            known = None if constant is None else from_entry(task, optimizer, CONSTANT, constant)
+            case = begun(task, optimizer, setting, known)
+        found = entry(widened(case))
+        if found != stored.get(name):
             write({**read(), name: found})
             print(name, flush=True)
 
