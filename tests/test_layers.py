@@ -5,7 +5,7 @@ from pathlib import Path
 
 import eigenstep
 
-GROUND = {"errors", "files", "html", "rules", "plain", "result", "spectrum", "draw", "progress"}
+GROUND = {"errors", "files", "html", "rules", "plain", "result", "spectrum", "draw", "progress", "hooks"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "spectrum": {"errors", "files", "draw", "plain", "result"},
     "draw": {"errors", "files"},
     "progress": {"errors"},
-    "bridge": {"errors", "rules"},
+    "hooks": set(),
+    "bridge": {"errors", "hooks", "rules"},
     "theory": GROUND,
     "problems": GROUND,
     "simulation": GROUND | {"problems"},

@@ -1,5 +1,6 @@
 """What the loss's own derivatives do not show: parts that stand still, gradient hooks, parameters frozen on the way."""
 
+import functools
 from typing import Any
 
 import dense
@@ -112,7 +113,25 @@ def on_module(module: nn.Module, received: Any, sent: Any) -> Any:
     return tuple(None if g is None else 5 * g for g in received)
 
 
+def clipped_inside(grad: Tensor) -> None:
+    helper(grad)
+
+
+def helper(grad: Tensor) -> None:
+    grad.clamp_(-0.01, 0.01)
+
+
+class Scaling:
+    """An object that may stand for a function."""
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        return 0.1 * grad
+
+
 HOOKS = {
+    "by a function that it calls": lambda m: m[2].weight.register_hook(clipped_inside),
+    "an object": lambda m: m[0].weight.register_hook(Scaling()),
+    "partial": lambda m: m[0].weight.register_hook(functools.partial(torch.mul, other=0.1)),
     "scale": lambda m: m[0].weight.register_hook(scale),
     "in place": lambda m: m[2].bias.register_hook(in_place),
     "mask": lambda m: m[0].weight.register_hook(lambda g: g * torch.eye(4, 3).double()),
@@ -143,6 +162,16 @@ def test_hooks_that_change_gradients_are_named_by_every_entry(kind: str) -> None
     assert es.limit_now(objective, optimizer).ratio == pytest.approx(0.05 * float(truth[0]), rel=1e-6)
 
 
+class Watching:
+    """An object that keeps a note of every call."""
+
+    def __init__(self, seen: list[float]) -> None:
+        self.seen = seen
+
+    def __call__(self, grad: Tensor) -> None:
+        self.seen.append(float(grad.norm()))
+
+
 def test_a_hook_that_looks_on_is_neither_run_nor_refused() -> None:
     model, data = setting()
     seen: list[float] = []
@@ -152,10 +181,11 @@ def test_a_hook_that_looks_on_is_neither_run_nor_refused() -> None:
 
     model[0].weight.register_hook(look)
     model[2].weight.register_hook(lambda grad: seen.append(1.0))
+    model[2].bias.register_hook(Watching(seen))
     objective, optimizer = es.Objective(model, mse, data), torch.optim.SGD(model.parameters(), lr=0.1)
     assert es.limit_now(objective, optimizer).ratio and es.diagnose(objective, optimizer).ratio and seen == []
     mse(model, data[0]).backward()
-    assert len(seen) == 2
+    assert len(seen) == 3
 
 
 def test_parameters_frozen_and_unfrozen_on_the_way_are_followed() -> None:

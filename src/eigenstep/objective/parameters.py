@@ -1,9 +1,7 @@
 """Which of a model's parameters are measured, and which models cannot be."""
 
-import dis
 import fnmatch
 import inspect
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import nn
 
 from eigenstep.errors import InvalidValue, UnknownName, Unsupported
+from eigenstep.hooks import deeds_of, title_of
 
 _OUTPUTS = {  # what criterions, torch's own and others, call their first argument
     *(
@@ -30,8 +29,6 @@ _OUTPUTS = {  # what criterions, torch's own and others, call their first argume
     *("pred", "preds", "prediction", "predictions", "y_pred", "y_hat", "yhat"),
 }
 LINE = "Objective(model, lambda model, batch: criterion(model(batch[0]), batch[1]), data)"
-_WRITTEN = ("grad", "data")  # attributes by which a hook changes a gradient or a parameter
-_KEEPING = {"append", "print", "info", "debug", "write", "log", "update", "add_scalar"}  # calls that return nothing
 _WRAPPED = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DataParallel", "DeepSpeedEngine")
 
 
@@ -160,35 +157,13 @@ def gradient_hook(model: nn.Module) -> str | None:
     for name, p in model.named_parameters():
         for hooks in (p._backward_hooks, getattr(p, "_post_accumulate_grad_hooks", None)):
             for hook in (hooks or {}).values():
-                if not _looks_on(hook):
-                    return f"{getattr(hook, '__name__', type(hook).__name__)} of {name!r}"
+                if not deeds_of(hook).looks_on:
+                    return f"{title_of(hook)} of {name!r}"
     for name, module in model.named_modules():
         for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
-            if not _looks_on(hook):
-                return f"{getattr(hook, '__name__', type(hook).__name__)} of module {name!r}"
+            if not deeds_of(hook).looks_on:
+                return f"{title_of(hook)} of module {name!r}"
     return None
-
-
-def _looks_on(hook: Any) -> bool:
-    """Whether a hook's code returns nothing, and writes neither in place nor by a step of its own."""
-    called = getattr(hook, "__func__", hook)
-    code = getattr(called, "__code__", None)
-    if code is None:  # a callable object, a compiled function: what it does cannot be seen
-        return False
-    steps = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "RESUME", "NOP")]
-    for before, now in itertools.pairwise(steps):
-        nothing = (before.opname == "LOAD_CONST" and before.argval is None) or (
-            before.opname == "CALL" and not _KEEPING.isdisjoint(code.co_names[:2])
-        )
-        if now.opname == "RETURN_VALUE" and not nothing:
-            return False
-        if now.opname == "RETURN_CONST" and now.argval is not None:
-            return False
-        if now.opname == "BINARY_OP" and now.argrepr.endswith("="):
-            return False
-        if now.opname in ("STORE_SUBSCR", "STORE_ATTR") and (now.opname == "STORE_SUBSCR" or now.argval in _WRITTEN):
-            return False
-    return not any(name == "step" or (name.endswith("_") and not name.endswith("__")) for name in code.co_names)
 
 
 def refuse_gradient_hook(what: str, hook: str | None) -> None:
