@@ -13,9 +13,8 @@ from torch import Tensor, nn
 import eigenstep as es
 from eigenstep.curvature.operators.ggn import GGNOperator
 from eigenstep.curvature.operators.hessian import HessianOperator
-from eigenstep.curvature.operators.operator import Operator, Told, as_operator
+from eigenstep.curvature.operators.operator import Operator, as_operator
 from eigenstep.curvature.operators.preconditioned import ScaledOperator, unit_of
-from eigenstep.progress import Task
 
 MATRIX = torch.tensor([[2.0, -1.0, 0.5], [-1.0, 3.0, 0.0], [0.5, 0.0, -4.0]], dtype=torch.float64)
 LAMBDA, DECAY = 0.1, 0.3
@@ -72,7 +71,6 @@ EVERY: dict[str, Callable[[Problem], tuple[Operator, Tensor]]] = {
     "SciPy's": lambda p: (as_operator(LinearOperator((3, 3), lambda v: MATRIX.numpy() @ v, dtype=np.float64)), MATRIX),
     **{f"hessian, {m}": hessian_by(m) for m in ("auto", "graph", "fresh", "linearize", "differences")},
     "ggn": lambda p: (GGNOperator(p.objective), p.gauss_newton()),
-    "told": lambda p: (Told(HessianOperator(p.objective), Task("a test", False, "")), p.dense()),
     "adam's": lambda p: (
         ScaledOperator(HessianOperator(p.objective), unit_of(p.objective, p.adam)),
         p.as_adam_sees_it(),

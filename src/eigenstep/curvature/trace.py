@@ -10,9 +10,9 @@ from torch import Tensor
 from eigenstep.curvature.krylov import NOISE_FLOOR, Krylov
 from eigenstep.curvature.measure import notes_of, operator_of, working
 from eigenstep.curvature.operators import vectors as vec
-from eigenstep.curvature.operators.operator import Operator, Told
+from eigenstep.curvature.operators.operator import Operator
 from eigenstep.curvature.sampling import sampled
-from eigenstep.errors import InvalidValue
+from eigenstep.errors import InvalidValue, refuse_seed
 from eigenstep.objective.memory import free_bytes, refuse_if_too_much
 from eigenstep.progress import PRODUCT, Watch, task
 from eigenstep.result import Result, Words
@@ -75,20 +75,24 @@ def trace(
     >>> round(result.value, 9)
     7.0
     """
+    refuse_seed("trace", seed)
     if products < _FEWEST or not 0 < level < 1:
         raise InvalidValue(f"trace: products={products} must be at least {_FEWEST} and level={level} between 0 and 1")
     began = time.perf_counter()
     with task("trace", progress, "samples= on Objective, fewer products=") as work, working(source):
         work.plan(PRODUCT * products, f"{products} products")
-        inner = operator_of(source, optimizer=optimizer)
-        operator = Told(inner, work)
+        operator = operator_of(source, optimizer=optimizer)
         n, k = operator.size, products // 2
         epsilon = torch.finfo(operator.dtype).eps
         if n <= products:
             units = torch.eye(n, dtype=operator.dtype, device=operator.device)
-            diagonal = (operator @ units).diagonal().double()
+            entries = []
+            for i, unit in enumerate(units):
+                entries.append(operator.matvec(unit)[i])
+                work.tell(phase="products", products=i + 1)
+            diagonal = torch.stack(entries).double()
             value, error = float(diagonal.sum()), 0.0
-            reach = NOISE_FLOOR * epsilon * float(diagonal.abs().sum()) + n * inner.error(units[0])
+            reach = NOISE_FLOOR * epsilon * float(diagonal.abs().sum()) + n * operator.error(units[0])
         else:
             each = n * torch.finfo(operator.dtype).bits / 8
             refuse_if_too_much(
@@ -100,15 +104,18 @@ def trace(
                 if not krylov.pending:  # the space is closed: begin another
                     krylov.add()
                 krylov.expand(0, krylov.product(0))
-            outside = [_outside(operator, krylov, generator) for _ in range(products - k)]
+                work.tell(phase="products", products=krylov.products)
+            outside = []
+            for _ in range(products - k):
+                outside.append(_outside(operator, krylov, generator))
+                work.tell(phase="products", products=krylov.products + len(outside))
             means, spreads = torch.tensor(outside, dtype=torch.float64).T
             found = sampled(means, spreads, n - k)
             value, error = float(krylov.T.trace()) + (n - k) * found.value, (n - k) * found.error
-            reach = (n - k) * found.reach(level) + k * (krylov.noise + inner.error(krylov.rows[0]))
-    spent = min(n, products)
-    return Trace(
-        value, error, value - reach, value + reach, level, spent, time.perf_counter() - began, notes_of(source)
-    )
+            reach = (n - k) * found.reach(level) + k * (krylov.noise + operator.error(krylov.rows[0]))
+        notes = (*notes_of(source), *operator.notes())
+    spent, seconds = min(n, products), time.perf_counter() - began
+    return Trace(value, error, value - reach, value + reach, level, spent, seconds, notes)
 
 
 def _outside(operator: Operator, krylov: Krylov, generator: torch.Generator) -> tuple[float, float]:

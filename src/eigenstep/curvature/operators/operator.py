@@ -10,7 +10,6 @@ from torch import Tensor
 
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective.parameters import LINE
-from eigenstep.progress import Task
 from eigenstep.spectrum import Operator as Kind
 
 
@@ -94,21 +93,6 @@ class Operator(ABC):
     def error(self, vector: Tensor) -> float:
         """Return how far A @ vector may be off because of the method itself; 0 where products are exact."""
         return 0.0
-
-
-class Told(Operator):
-    """An operator's products, each of them told to the call under way."""
-
-    def __init__(self, inner: Operator, work: Task) -> None:
-        self.inner, self.work, self.count = inner, work, 0
-        self.size, self.dtype, self.device = inner.size, inner.dtype, inner.device
-
-    def product(self, vector: Tensor) -> Tensor:
-        """Return A @ vector."""
-        product = self.inner.matvec(vector)
-        self.count += 1
-        self.work.tell(phase="products", products=self.count)
-        return product
 
 
 class FunctionOperator(Operator):
