@@ -15,7 +15,7 @@ from eigenstep.bridge import rule_of
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.files import FORMAT, VERSION
 from eigenstep.page import document
-from eigenstep.page.report import KINDS, MOST
+from eigenstep.page.report import INSTEAD, KINDS, MOST
 from eigenstep.rules import RULES, Rule
 from eigenstep.rules.checks import RANGES
 from eigenstep.spectrum import WHAT, Covers
@@ -91,7 +91,7 @@ def catalogue() -> dict[str, Any]:
     return {
         "CATALOGUE": rules,
         "HALF_OPEN": {name: [None if math.isinf(end) else end for end in pair] for name, pair in ranges.items()},
-        "FILES": {"format": FORMAT, "version": VERSION, "most": MOST, "kinds": list(KINDS)},
+        "FILES": {"format": FORMAT, "version": VERSION, "most": MOST, "kinds": list(KINDS), "instead": INSTEAD},
         "COVERS": list(get_args(Covers)),
         "OPERATORS": WHAT,
     }

@@ -63,6 +63,26 @@ REPORTS: dict[str, str] = {
     "huge": envelope(
         "spectrum", {"values": [1e308, 1e-308, 0.0, -1e308] * 3000, "covers": "density", "dimension": 1e30}
     ),
+    "limit": envelope(
+        "limit",
+        {
+            "ratio": 0.6,
+            "max_stable_lr": 0.2,
+            "lr": 0.12,
+            "sharpness": 19.0,
+            "sharpness_bound": 0.1,
+            "certified": True,
+            "rules": [es.Momentum(lr=0.12, momentum=0.9).as_dict()],
+            "notes": [HOSTILE],
+            "edge": es.Spectrum.from_eigenvalues(
+                [0.6], covers="top", dimension=50, operator="preconditioned", preconditioner={"edge": True}
+            ).as_dict(),
+        },
+    ),
+    "limit at rest": envelope(
+        "limit",
+        {"ratio": None, "max_stable_lr": "inf", "lr": 0.0, "sharpness": 0.0, "edge": {"values": [0.0]}, "rules": [3]},
+    ),
     "bare": envelope("spectrum", {"values": [2.0]}),
 }
 
@@ -73,13 +93,14 @@ BAD: dict[str, tuple[str, str]] = {
     "array": ("[1, 2]", "not a file of eigenstep"),
     "nothing": (envelope("spectrum", {"values": ["nan", None]}), "nothing to show"),
     "version": ('{"format":"eigenstep","version":9,"kind":"spectrum"}', "Version “9”"),
+    "step alone": (envelope("critical sharpness", {"value": 4.0}), "give the limit, limit_now"),
     "kind": ('{"format":"eigenstep","version":1,"kind":"<b>race</b>"}', "<b>race</b>"),
     "deep": ("[" * 200_000, "cannot be read"),
     "nan": ('{"format":"eigenstep","version":1,"kind":"spectrum","values":[NaN]}', "not whole JSON"),
 }
 
 
-FIRST = ("monitor", "hostile")  # of the kinds of reports, in the default suite
+FIRST = ("monitor", "limit", "hostile")  # of the kinds of reports, in the default suite
 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in FIRST else pytest.mark.slow) for k in REPORTS])
@@ -99,6 +120,8 @@ def test_reports_are_explored(page: Page, url: str, kind: str) -> None:
         "monitor": ("8 steps recorded", "stability ratio 0.800 at step 8", "over the edge", "momentum (torch)"),
         "hostile": (HOSTILE, "3 eigenvalues are not finite"),
         "huge": ("Only the first 4000",),
+        "limit": ("The largest stable lr is 0.200; the lr is 0.120, a stability ratio of 0.600", "Certified.", HOSTILE),
+        "limit at rest": ("Any lr is stable here; the lr is 0.00.",),
         "bare": ("1 eigenvalue of the Hessian",),
     }[kind]
     for words in wanted:
@@ -107,6 +130,9 @@ def test_reports_are_explored(page: Page, url: str, kind: str) -> None:
         assert page.evaluate("explorer.report.runs[0].steps") == [0, 10, 40]
         assert page.evaluate("[...explorer.report.spectrum.values]") == [9.0]
         assert page.evaluate("explorer.state.racers[0].p.momentum") == 0.5  # from lr * sharpness = 2 (1 + momentum)
+    if kind == "limit":
+        assert page.evaluate("[...explorer.report.spectrum.values]") == [19.0]  # not its edge's, a stability ratio
+        assert page.evaluate("explorer.state.racers[0].p.momentum") == 0.9
     if kind == "preconditioned":  # the filter is linear once its unit is frozen: predicted is simulated
         off = page.evaluate(
             """() => { const {run, prediction} = explorer.model.racers[0];

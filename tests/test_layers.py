@@ -5,11 +5,12 @@ from pathlib import Path
 
 import eigenstep
 
-GROUND = {"errors", "files", "html", "rules", "plain", "result", "spectrum", "draw", "progress", "hooks"}
+GROUND = {"errors", "files", "lines", "html", "rules", "plain", "result", "spectrum", "draw", "progress", "hooks"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "html": {"files"},
+    "lines": {"errors", "files"},
     "rules": {"errors"},
     "plain": {"errors", "files", "rules"},
     "result": {"errors", "files", "html", "plain"},
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "verify": GROUND | {"bridge", "problems", "simulation", "theory"},
     "article": GROUND | {"problems", "simulation", "theory"},
     "training": GROUND | {"bridge", "objective", "stability"},
-    "page": {"errors", "files"},
+    "page": {"errors", "files", "lines"},
 }
 ANYTHING = {"cli", "__init__", "__main__"}
 

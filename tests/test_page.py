@@ -155,7 +155,12 @@ def test_reports_are_read(tmp_path: Path) -> None:
         ('{"format":"eigenstep","version":1,"kind":"spectrum","values":[1', "not whole JSON"),
         ('{"format":"eigenstep","version":2,"kind":"spectrum"}', "version 2"),
         ('{"format":"eigenstep","version":1,"kind":"race"}', "holds a 'race'"),
-        ('{"format":"eigenstep","version":1,"kind":"monitor"}\n{"step":\n{"step":2}\n', "line 2 is damaged"),
+        ('{"format":"eigenstep","version":1,"kind":"monitor"}\n{"step":\n{"step":2}\n', "line 2 is not a record"),
+        (
+            '{"format":"eigenstep","version":1,"kind":"monitor"}\n{"step":"x"}\n',
+            "line 2: 'step' must be a whole number",
+        ),
+        ('{"format":"eigenstep","version":1,"kind":"critical sharpness"}', "give the limit, limit_now"),
         ("[" * 100_000, "not whole JSON"),
     ],
 )

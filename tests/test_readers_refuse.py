@@ -10,6 +10,7 @@ from click.testing import CliRunner
 import eigenstep as es
 from eigenstep.cli import explore
 from eigenstep.curvature import Density, Measurement
+from eigenstep.page import read_report
 
 HEAD = '{"format":"eigenstep","version":1,"kind":"monitor"}'
 GOOD = '{"step":2,"time":0.1,"lr":0.1,"loss":1.0,"grad_norm":1.0,"update_norm":0.1}'
@@ -31,8 +32,9 @@ def test_a_log_with_a_line_that_is_no_record_is_refused_here_and_by_the_page(
 ) -> None:
     path = tmp_path / "run.jsonl"
     path.write_text(f"{HEAD}\n{line}\n{GOOD}\n")
-    with pytest.raises(es.BadFile, match=f"line 2: .*{wrong}"):
-        es.read_log(path)
+    for use in (es.read_log, read_report):
+        with pytest.raises(es.BadFile, match=f"line 2: .*{wrong}"):
+            use(path)
     shown = CliRunner().invoke(explore.command, [str(path), "--export", str(tmp_path / "page.html")])
     assert isinstance(shown.exception, es.BadFile)
     assert "line 2" in str(shown.exception)

@@ -67,6 +67,10 @@ def objective() -> es.Objective:
     return es.Objective(MODEL, lambda model, x: (model(x) ** 2).mean(), torch.ones(3, 2))
 
 
+def no_loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return model(x).sum()
+
+
 def sgd() -> torch.optim.Optimizer:
     return torch.optim.SGD(MODEL.parameters(), lr=0.1)
 
@@ -79,6 +83,17 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: es.diagnose(objective(), sgd(), batches=-1), "batches=-1 must be a whole number"),
     (lambda: es.diagnose(objective(), sgd(), seed="a"), "seed='a' must be a whole number"),  # type: ignore
     (lambda: es.measure(objective(), seed="a"), "seed='a' must be a whole number"),  # type: ignore
+    (lambda: es.density(objective(), seed=1.0), "density: seed=1.0 must be a whole number"),  # type: ignore
+    (lambda: es.trace(objective(), seed=None), "trace: seed=None must be a whole number"),  # type: ignore
+    (lambda: es.Monitor(objective(), sgd(), seed="a"), "Monitor: seed='a' must be a whole number"),  # type: ignore
+    (lambda: es.measure(objective(), seed=2**70), "must be a whole number, below 2**62"),
+    (lambda: es.Quadratic([1.0, 2.0], seed="a"), "Quadratic: seed='a' must be a whole number"),  # type: ignore
+    (lambda: es.Objective(MODEL, no_loss, torch.ones(3, 2), seed=True), "Objective: seed=True must be"),
+    (lambda: es.Monitor(objective(), sgd()).step("x"), "loss must be a number, or a tensor that holds one, not a str"),
+    (lambda: es.Monitor(objective(), sgd()).step("1.5"), "not a str"),  # type: ignore
+    (lambda: es.Monitor(objective(), sgd()).step([0.5]), "not a list"),  # type: ignore
+    (lambda: es.Monitor(objective(), sgd()).step(torch.ones(2)), "not a Tensor of shape (2,)"),
+    (lambda: es.Monitor(objective(), sgd()).step(torch.ones(1) * 1j), "not a Tensor of shape (1,)"),
     (lambda: es.diagnose(objective(), 0.1), "0.1 is not a torch optimizer"),  # type: ignore
     (lambda: es.diagnose(objective(), "sgd"), "'sgd' is not a torch optimizer"),  # type: ignore
     (lambda: es.diagnose(objective(), MODEL), "Linear is not a torch optimizer"),  # type: ignore

@@ -32,6 +32,12 @@ class BadFile(EigenstepError, ValueError):
     """A file that cannot be read or written, or that is not what was asked for."""
 
 
+def refuse_seed(what: str, seed: object) -> None:
+    """Raise InvalidValue for a seed that no generator takes: anything but a whole number below 2^62 in size."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 2**62:
+        raise InvalidValue(f"{what}: seed={seed!r:.40} must be a whole number, below 2**62 in size")
+
+
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the valid name that looks most like `name`, if any does.
 

@@ -167,8 +167,7 @@ def read_envelope(path: PathLike, kind: str) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise BadFile(f"{shown(path)}: cannot be read: {error}; it is no file of {FORMAT}, or damaged") from error
-    refuse_other(path, content, kind)
-    return content  # type: ignore[no-any-return]
+    return refuse_other(path, content, kind)
 
 
 def _first_of_lines(text: bytes) -> dict[str, Any] | None:
@@ -180,8 +179,8 @@ def _first_of_lines(text: bytes) -> dict[str, Any] | None:
     return first if isinstance(first, dict) else None
 
 
-def refuse_other(path: PathLike, content: Any, *kinds: str) -> None:
-    """Raise BadFile unless `content` is a mapping in our envelope, of one of the kinds."""
+def refuse_other(path: PathLike, content: Any, *kinds: str) -> dict[str, Any]:
+    """Raise BadFile unless `content` is a mapping in our envelope, of one of the kinds; else return it."""
     name = shown(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BadFile(f"{name}: not a file of {FORMAT}; its JSON has no 'format': '{FORMAT}'")
@@ -192,6 +191,7 @@ def refuse_other(path: PathLike, content: Any, *kinds: str) -> None:
         log = ", the log of a training run, which read_log reads" if content.get("kind") == "monitor" else ""
         needed = f"a {kinds[0]!r}" if len(kinds) == 1 else f"one of {', '.join(kinds)}"
         raise BadFile(f"{name}: holds a {content.get('kind')!r:.40}{log}; {needed} is needed here")
+    return content
 
 
 def wrong_field(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:

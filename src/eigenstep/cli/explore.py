@@ -29,10 +29,6 @@ def command(report: Path | None, file: Path | None, port: int, no_browser: bool)
     from eigenstep import page
 
     content = None if report is None else page.read_report(report)
-    if report is not None and content is not None and content["kind"] == "monitor":
-        from eigenstep.training import read_log
-
-        read_log(report)  # refuses, line by line, what the page would draw as numbers
     name = "" if report is None else report.name
     if file is not None:
         common.say(f"written: {page.export(file, content, name)}; any browser opens it, offline")

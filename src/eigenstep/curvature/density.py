@@ -12,7 +12,7 @@ from torch import Tensor
 from eigenstep.curvature.krylov import NOISE_FLOOR, Krylov
 from eigenstep.curvature.measure import measured_by, operator_of, working
 from eigenstep.curvature.sampling import Sampled, sampled
-from eigenstep.errors import InvalidValue
+from eigenstep.errors import InvalidValue, refuse_seed
 from eigenstep.files import wrong_field
 from eigenstep.progress import PRODUCT, Watch, task
 from eigenstep.result import Words, as_frame
@@ -201,6 +201,7 @@ def density(
     >>> round(float(result.weights.sum()), 9), result.covers
     (1.0, 'density')
     """
+    refuse_seed("density", seed)
     if probes < 1 or steps < 1:
         raise InvalidValue(f"density: probes={probes} and steps={steps} must be at least 1")
     began = time.perf_counter()

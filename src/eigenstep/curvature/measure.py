@@ -18,7 +18,7 @@ from eigenstep.curvature.operators.hessian import HessianOperator, Method
 from eigenstep.curvature.operators.operator import Operator, as_operator
 from eigenstep.curvature.operators.preconditioned import ScaledOperator, unit_of
 from eigenstep.curvature.result import Clock, Measurement
-from eigenstep.errors import InvalidValue, UnknownName
+from eigenstep.errors import InvalidValue, UnknownName, refuse_seed
 from eigenstep.objective.memory import free_bytes, refuse_if_too_much
 from eigenstep.objective.objective import Objective
 from eigenstep.objective.world import own_device
@@ -74,8 +74,7 @@ def measure(
     (4.0, True)
     """
     aim = Aim(top, which, tol, confirm, quick, max_products)
-    if not isinstance(seed, int):
-        raise InvalidValue(f"measure: seed={seed!r} must be a whole number")
+    refuse_seed("measure", seed)
     began = time.perf_counter()
     if optimizer is not None and not isinstance(source, Objective):
         raise InvalidValue("measure: optimizer= needs an Objective, whose parameters it holds")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eigenstep import progress
-from eigenstep.errors import InvalidValue, UnknownName, Unsupported
+from eigenstep.errors import InvalidValue, UnknownName, Unsupported, refuse_seed
 from eigenstep.objective import restore
 from eigenstep.objective.checks import StopGradients, notes_of, refuse_change
 from eigenstep.objective.data.batches import Batches, PerBatch
@@ -102,6 +102,7 @@ class Objective(Evaluation):
         ):
             if value not in get_args(valid):
                 raise UnknownName.among(f"Objective: {name}", str(value), get_args(valid))
+        refuse_seed("Objective", seed)
         self.model = together(model)
         refuse_criterion(loss)
         if reduction == "sum" and weight is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.errors import InvalidValue
+from eigenstep.errors import InvalidValue, refuse_seed
 from eigenstep.problems.base import Problem, total
 from eigenstep.spectrum import Spectrum
 
@@ -130,6 +130,7 @@ def _rotation(n: int, angle: float | None, seed: int | None) -> Tensor | None:
         return torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
     if seed is None:
         return None
+    refuse_seed("Quadratic", seed)
     gaussian = torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     q = q * r.diagonal().sign()  # without it QR's sign convention biases the draw

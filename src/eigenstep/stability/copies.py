@@ -28,14 +28,9 @@ def refuse_unseen(what: str, objective: Objective, optimizer: Any) -> None:
     if isinstance(inner, torch.optim.Optimizer):
         raise Unsupported(f"{what}: {name} wraps {type(inner).__name__}; pass the one that it wraps, .optimizer")
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise Unsupported(f"{what}: {name} is not a torch optimizer; pass a torch.optim.Optimizer")
+        raise Unsupported(f"{what}: {_named(optimizer)} is not a torch optimizer; pass a torch.optim.Optimizer")
     refuse_outsiders(what, objective.model, optimizer)
     refuse_gradient_hook(what, gradient_hook(objective.model) or objective.hook)
-
-
-def _named(thing: Any) -> str:
-    """A number or a word as it is written, anything else by its class."""
-    return repr(thing) if isinstance(thing, (str, float, int)) else type(thing).__name__
 
 
 def refuse_missing(what: str, objective: Objective, optimizer: Any) -> None:
@@ -48,6 +43,11 @@ def refuse_missing(what: str, objective: Objective, optimizer: Any) -> None:
             f"{what}: the optimizer does not hold {missing[0]!r} ({len(missing)} of {len(objective.names)} in all); "
             "build it on this model's parameters, or choose those that it trains with Objective(parameters=...)"
         )
+
+
+def _named(thing: Any) -> str:
+    """A number or a word as it is written, anything else by its class."""
+    return repr(thing) if isinstance(thing, (str, float, int)) else type(thing).__name__
 
 
 def copied(what: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
+from eigenstep.lines import Record
 from eigenstep.stability.result import MOSTLY
-from eigenstep.training.log.record import Record
 
 Cause = Literal["curvature", "data", "unclear"]
 Driver = Literal["lr", "sharpness", "preconditioner", "settings", "gradient"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from eigenstep.lines import Record
 from eigenstep.training.alarms import Alarm, Cause, Driver, RatioChange, Usual, ratio_change, where
-from eigenstep.training.log.record import Record
 from eigenstep.training.probe import Probe
 
 WINDOW = 50  # updates for which a jump's verdict stands for what follows from it

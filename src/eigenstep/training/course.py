@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from eigenstep.lines import Record
 from eigenstep.training.alarms import FEW, PART, SPREADS, WINDOW
-from eigenstep.training.log.record import Record
 
 RISE = (
     3.0  # times the usual: mini-batch noise stays below it; that nothing follows from a lower rise is seen afterwards

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eigenstep.lines import Record
 from eigenstep.training.alarms import WINDOW
 from eigenstep.training.anomaly import Jump, judge
 from eigenstep.training.course import Rise, broke_at, height, recovers, rises_of
-from eigenstep.training.log.record import Record
 
 JUMPS = ("non-finite", "loss-jump", "gradient-jump")
 _TOLD = 5  # other jumps that a sentence names

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eigenstep import draw
-from eigenstep.training.log.record import Record
+from eigenstep.lines import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

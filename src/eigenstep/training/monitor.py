@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge.param_groups import lr_of, lr_ratios, params_of, settings_of
-from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.errors import InvalidValue, Unsupported, refuse_seed
+from eigenstep.lines import Record
 from eigenstep.objective import Objective
 from eigenstep.stability.copies import refuse_unseen
 from eigenstep.training.alarms import Alarm, RatioWatch
 from eigenstep.training.anomaly import Anomalies
 from eigenstep.training.hooks import Handle
 from eigenstep.training.log.outlets import Outlets
-from eigenstep.training.log.record import Record
 from eigenstep.training.log.recorded import Recorded
-from eigenstep.training.norms import Norms
+from eigenstep.training.norms import Norms, loss_number
 from eigenstep.training.probe import Cadence, Probe, Reading
 
 LR_CHANGE = 1.5  # a factor by which lr moves since the last measurement that calls for a new one
@@ -83,6 +83,7 @@ class Monitor(Recorded):
                 raise InvalidValue(f"Monitor: {name}={count!r} must be a whole number, at least {least}")
         if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
             raise InvalidValue(f"Monitor: budget={budget!r} must lie in (0, 1]; .02 is two per cent of the run's time")
+        refuse_seed("Monitor", seed)
         inner = getattr(optimizer, "optimizer", None)
         self.optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
         refuse_unseen("Monitor", objective, self.optimizer)
@@ -143,10 +144,13 @@ class Monitor(Recorded):
         self.close()
 
     def step(self, loss: Tensor | float | None = None) -> None:
-        """Hand over the loss of the update just taken, or of the one to come: once an update, or once a micro-batch."""
+        """Hand over the loss of the update just taken, or of the one to come: once an update, or once a micro-batch.
+
+        Raises InvalidValue for what is no number, nor a tensor that holds one.
+        """
         self._fed = True
         if loss is not None:
-            self._held.append(float(loss.detach()) if isinstance(loss, Tensor) else float(loss))
+            self._held.append(loss_number(loss))
         if self._pending is not None:
             with self._out.observing(self._proven):
                 self._settle()

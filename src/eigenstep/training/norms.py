@@ -1,10 +1,13 @@
-"""Gradient and update norms of every update, exact and cheap: one copy of the weights, in pieces that fit a cache."""
+"""The numbers of every update: its loss; norms of gradient and update, exact, by one copy of the weights in pieces."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from eigenstep.errors import InvalidValue
 
 PIECE = 1 << 18  # entries worked on at a time: 1 MB of float32, half of a core's L2 cache on today's machines
 
@@ -120,3 +123,17 @@ def _dtype(piece: Sequence[Tensor]) -> torch.dtype:
 def _shaped(flat: Tensor, piece: Sequence[Tensor]) -> list[Tensor]:
     parts = torch.split(flat, [p.numel() for p in piece])
     return [part.view(p.shape) for part, p in zip(parts, piece, strict=True)]
+
+
+def loss_number(loss: Any) -> float:
+    """Return a loss as a number. Raises InvalidValue for anything but a number, or a tensor that holds one."""
+    try:
+        if isinstance(loss, (str, bytes)):
+            raise TypeError(f"it is {loss!r:.40}")
+        return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        raise InvalidValue(
+            f"Monitor.step: loss must be a number, or a tensor that holds one, not a {type(loss).__name__}{shape}; "
+            "give the value whose backward() was called"
+        ) from error

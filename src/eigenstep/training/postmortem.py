@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from eigenstep.errors import InvalidValue
+from eigenstep.lines import Record
 from eigenstep.result import Result, Words, number
 from eigenstep.training.alarms import Alarm, RatioChange, is_excess, ratio_change, tells
 from eigenstep.training.course import course_of
 from eigenstep.training.failure import failure_of
-from eigenstep.training.log.record import Record
 
 _EARLY = " once most second moments had begun"
 _CREPT = 1.5  # times its first value: an lr that a schedule raised, however little it did between two measurements

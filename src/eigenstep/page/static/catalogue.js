@@ -203,7 +203,10 @@ export const FILES = {
   format: "eigenstep",
   version: 1,
   most: 100000000,
-  kinds: ["spectrum", "measurement", "density", "diagnosis", "recommendation", "monitor"],
+  kinds: ["spectrum", "measurement", "density", "limit", "diagnosis", "recommendation", "monitor"],
+  instead: {
+    "critical sharpness": "the lr of the next step alone, no curvature to draw rules on: give the limit, limit_now(objective, optimizer).save(file), or a diagnosis",
+  },
 };
 
 export const COVERS = ["all", "top", "bottom", "ends", "density"];

@@ -33,7 +33,11 @@ export function readReport(source, name) {
     );
   const kind = header.kind;
   if (!FILES.kinds.includes(kind))
-    throw new BadReport(`A file of kind ${show(kind)} cannot be explored; these can: ${FILES.kinds.join(", ")}.`);
+    throw new BadReport(
+      Object.hasOwn(FILES.instead, kind)
+        ? `A file of kind ${show(kind)} cannot be explored. It holds ${FILES.instead[kind]}.`
+        : `A file of kind ${show(kind)} cannot be explored; these can: ${FILES.kinds.join(", ")}.`,
+    );
   const report = {
     kind,
     name: text(name, 120),
@@ -137,11 +141,29 @@ function ownSpectrum(content, kind, notes) {
   return readSpectrum({ values: [value], bounds, dimension, covers: "top", operator, provenance }, notes);
 }
 
-function readResult(report, kind, content) {
-  const { notes } = report;
+/** A limit stands by itself as it stands in a diagnosis: its own spectrum is that of its edge. */
+const besideItself = (limit) => ({ ...limit, limit, spectrum: limit.edge });
+
+function readLimit(report, limit) {
+  const lr = finite(limit.lr),
+    at = finite(limit.max_stable_lr),
+    ratio = finite(limit.ratio);
+  report.lr = lr > 0 ? lr : null;
+  report.rule = ruleOfResult(limit, report.lr, report.notes);
+  report.limits.push({ label: "this optimizer", eigenvalue: null, lr: at });
+  const largest = at === null ? "Any lr is stable here" : `The largest stable lr is ${at.toPrecision(3)}`;
+  const now = lr === null ? "" : `; the lr is ${lr.toPrecision(3)}`;
+  report.title = `${largest}${now}${ratio === null ? "" : `, a stability ratio of ${ratio.toPrecision(3)} (1 is the edge)`}.`;
+  report.notes.push(limit.certified === true ? "Certified." : "Not certified: the residuals alone are known.");
+}
+
+function readResult(report, kind, given) {
+  const { notes } = report,
+    content = kind === "limit" ? besideItself(given) : given;
   report.spectrum = ownSpectrum(content, kind, notes);
   const s = report.spectrum;
-  if (kind === "diagnosis") {
+  if (kind === "limit") readLimit(report, content);
+  else if (kind === "diagnosis") {
     report.title = text(content.sentence);
     if (content.assumption) notes.push(`Holds as: ${text(content.assumption, 300)}.`);
     for (const row of list(content.limits).slice(0, 12)) {

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from eigenstep.lines import Record
 from eigenstep.training.alarms import Alarm
-from eigenstep.training.log.record import LogWriter, Record, scalars, writer_of
+from eigenstep.training.log.record import LogWriter, scalars, writer_of
 
 _log = logging.getLogger("eigenstep")
 

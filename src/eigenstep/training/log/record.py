@@ -11,17 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from eigenstep.errors import BadFile, Unsupported
-from eigenstep.files import (
-    FORMAT,
-    enveloped,
-    jsonable,
-    parse,
-    read_bytes,
-    refuse_other,
-    shown,
-    write_whole,
-    wrong_field,
-)
+from eigenstep.files import enveloped, jsonable, read_bytes, shown, write_whole
+from eigenstep.lines import KIND, Record, from_json, scan
 from eigenstep.plain import plain
 from eigenstep.result import Result, Words, as_frame, number
 from eigenstep.training.log.append import Appended
@@ -29,7 +20,6 @@ from eigenstep.training.log.append import Appended
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-KIND = "monitor"
 FLUSH = 1.0  # seconds: at most what a killed run loses of its plain records; measured ones and alarms go out at once
 KEYS = {
     "curvature/sharpness": "sharpness",
@@ -39,19 +29,8 @@ KEYS = {
     "curvature/critical_sharpness": "critical_sharpness",
     "curvature/seconds": "seconds",
 }
-Record = dict[str, Any]
 Write = Callable[[int, dict[str, float]], object]
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=str).encode
-_NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-_TEXTS = {"alarm", "sentence", "note", "reason", "cause", "driver"}
-_NUMBER = (float, None, *_NUMBERS)
-_FIELDS: dict[str, Any] = {
-    **{"step": int, "resumed": int, "products": (int, None), "certified": (bool, None), "alarm": str, "evidence": dict},
-    **dict.fromkeys(sorted(_TEXTS - {"alarm"}), (str, None)),
-    **dict.fromkeys(("time", "lr", "loss", "grad_norm", "update_norm", "probe_loss"), _NUMBER),
-    **dict.fromkeys(("ratio_low", "ratio_high", "critical_lr", *KEYS.values()), _NUMBER),
-    **{"layers": ({str: _NUMBER}, None), "settings": (str, None), "rules": ([dict], None)},
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,7 +74,7 @@ class Log(Result):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a monitor's log, also one that was cut off in the middle of a line; raises as `read_log`."""
-        header, lines, whole, size = _scan(path)
+        header, lines, whole, size = scan(path, read_bytes(path))
         if header is None:
             raise BadFile(f"{shown(path)}: the first line of the log is incomplete; the run ended before any record")
         return cls(header, _effective(lines), whole < size)
@@ -148,7 +127,7 @@ class LogWriter:
         found: list[Record] = []
 
         def whole(file: Path) -> int:
-            found[:] = (scanned := _scan(file))[1]
+            found[:] = (scanned := scan(file, read_bytes(file)))[1]
             return scanned[2]
 
         self._file = Appended(path, first, whole)
@@ -182,17 +161,6 @@ class LogWriter:
             self._say(f"the log {shown(self.path)} cannot be written ({trouble}); what it lacks goes out once it can")
 
 
-def from_json(record: Mapping[str, Any]) -> Record:
-    """Undo `jsonable` for a record, and what it holds: 'nan', 'inf' and '-inf' are numbers again."""
-
-    def number(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return from_json(value)
-        return _NUMBERS.get(value, value) if isinstance(value, str) and name not in _TEXTS else value
-
-    return {name: number(name, value) for name, value in record.items()}
-
-
 def writer_of(writer: Any) -> Write | None:
     """Return a function (step, {key: number}) for a TensorBoard SummaryWriter, or any callable of that shape.
 
@@ -223,52 +191,6 @@ def scalars(record: Record) -> dict[str, float]:
     """
     found = {key: record.get(name) for key, name in KEYS.items()}
     return {key: float(v) for key, v in found.items() if v is not None and math.isfinite(v)}
-
-
-def _scan(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, list[Record], int, int]:
-    """The header (None if cut), the whole records, the bytes up to the end of the last whole one, and all bytes."""
-    content = read_bytes(path)
-    parsed: list[Record] = []
-    place = 0
-    lines = content.split(b"\n")
-    for i, line in enumerate(lines):
-        last = i == len(lines) - 1
-        try:
-            value = parse(line)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            if last:
-                break  # nothing, or a record cut off
-            raise BadFile(f"{shown(path)}: line {i + 1} is not a record; it is no log of a monitor, or a damaged one")
-        if not parsed:
-            refuse_other(path, value, KIND)
-        elif (wrong := wrong_field(value, _needed(value)) or _wrong(value)) is not None:
-            raise BadFile(f"{shown(path)}: line {i + 1}: {wrong}; it is no record of a monitor, or a damaged one")
-        parsed.append(value)
-        place += len(line) + (0 if last else 1)
-    if not parsed:
-        whole = _encode({"format": FORMAT})[:-1].encode()
-        if not content.startswith(whole[: len(content)]):
-            raise BadFile(f"{shown(path)}: not a monitor's log; its first line is no envelope of {FORMAT}")
-        return None, [], 0, len(content)
-    return parsed[0], parsed[1:], place, len(content)
-
-
-def _needed(line: Record) -> dict[str, Any]:
-    """The fields that a line of a log cannot do without, by what it is."""
-    if "resumed" in line or "note" in line:
-        return {}
-    return {"step": int, "sentence": str} if "alarm" in line else {"step": int}
-
-
-def _wrong(record: Record) -> str | None:
-    """What is wrong with a record, in words: a field that is not of its kind, also within an alarm's evidence."""
-    wrong = wrong_field(record, {name: kind for name, kind in _FIELDS.items() if name in record})
-    if wrong is None and "evidence" in record and record["evidence"].get("after") is not None:
-        inside = record["evidence"]["after"]
-        wrong = _wrong(inside) if isinstance(inside, dict) else "'evidence' holds an 'after' that is no record"
-    return wrong
 
 
 def _effective(lines: list[Record]) -> tuple[Record, ...]:

@@ -10,9 +10,10 @@ from eigenstep.bridge import rules_told
 from eigenstep.bridge.param_groups import described
 from eigenstep.errors import BadFile
 from eigenstep.files import shown
+from eigenstep.lines import Record
 from eigenstep.training.alarms import Alarm
 from eigenstep.training.log.outlets import Outlets
-from eigenstep.training.log.record import Log, Record, read_log
+from eigenstep.training.log.record import Log, read_log
 from eigenstep.training.postmortem import Postmortem, after_the_fact
 from eigenstep.training.probe import Cadence
 
