@@ -104,7 +104,7 @@ def initial_limit_eighth(task: Task, optimizer: str) -> Advice:
 def ours(task: Task, optimizer: str, setting: Setting = CONSTANT) -> Advice:
     """eigenstep.recommend as it stands, asked for the setting's horizon, schedule and mini-batches."""
     model, began = task.model(SEED), time.perf_counter()
-    how: dict[str, Any] = {"train": loader_of(task, setting), "horizon": setting.steps}
+    how: dict[str, Any] = {"train": loader_of(task, setting), "horizon": setting.steps, "progress": False}
     if setting.schedule != "constant":
         how |= {"schedule": setting.schedule, "warmup": setting.warmup}
     found = es.recommend(objective_of(task, model), optimizer_of(optimizer, model), **how)
