@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "training": GROUND | {"bridge", "objective", "stability"},
     "page": {"errors", "files", "lines"},
 }
-ANYTHING = {"cli", "__init__", "__main__"}
+ANYTHING = {"cli", "saved", "__init__", "__main__"}
 
 
 def imports(path: Path) -> set[str]:

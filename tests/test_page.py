@@ -150,7 +150,7 @@ def test_reports_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "not a file of eigenstep"),
+        ("", "not whole JSON"),
         ("[1, 2]", "not a file of eigenstep"),
         ('{"format":"eigenstep","version":1,"kind":"spectrum","values":[1', "not whole JSON"),
         ('{"format":"eigenstep","version":2,"kind":"spectrum"}', "version 2"),
@@ -161,7 +161,7 @@ def test_reports_are_read(tmp_path: Path) -> None:
             "line 2: 'step' must be a whole number",
         ),
         ('{"format":"eigenstep","version":1,"kind":"critical sharpness"}', "give the limit, limit_now"),
-        ("[" * 100_000, "not whole JSON"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_reports_are_refused_with_a_sentence(tmp_path: Path, content: str, says: str) -> None:

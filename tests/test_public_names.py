@@ -79,6 +79,7 @@ def call_everything():
         "density": lambda: es.density(objective, 1, 2),
         "diagnose": lambda: es.diagnose(objective, sgd),
         "finite_step": lambda: es.finite_step(objective, ones, [0.1]),
+        "load": lambda: (spectrum.save(log + ".json"), es.load(log + ".json"))[1],
         "layers": lambda: es.layers(objective),
         "limit_now": lambda: es.limit_now(objective, sgd),
         "max_stable_lr": lambda: es.max_stable_lr(rule, 100.0),

@@ -59,6 +59,8 @@ def test_a_file_gives_the_result_back(name: str, results: dict[str, Any], tmp_pa
     result = results[name]
     result.save(tmp_path / "r.json")
     again = type(result).load(tmp_path / "r.json")
+    found = es.load(tmp_path / "r.json")
+    assert type(found) is type(again) and found.as_dict() == again.as_dict()
     assert again.as_dict() == result.as_dict()
     assert json.loads(json.dumps(again.as_dict(), allow_nan=False)) == again.as_dict()
     assert str(again) == str(result)
@@ -242,6 +244,27 @@ def test_missing_fields_are_named(place: tuple[str, ...], results: dict[str, Any
     (tmp_path / "r").write_text(json.dumps(content))
     with pytest.raises(es.BadFile, match=f"it lacks .*{place[-1]}"):
         es.Diagnosis.load(tmp_path / "r")
+
+
+def test_what_is_no_result_is_refused_by_load(results: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    for content, words in (
+        ('{"format":"eigenstep","version":1,"kind":"race"}', "holds a 'race'; one of spectrum, .*, monitor is needed"),
+        ('{"format":"eigenstep","version":1,"kind":"limit"}', "not a usable limit: it lacks ratio"),
+        ('{"format":"eigenstep","version":1,"kind":"monitor"}\n{"step":"x"}\n', "line 2"),
+        ('{"a":1}\n{"b":2}', "not whole JSON"),
+        ("[3]", "not a file of eigenstep"),
+    ):
+        file.write_text(content)
+        with pytest.raises(es.BadFile, match=words):
+            es.load(file)
+    content = {
+        **json.loads(results["measurement"].to_json()),
+        "kind": "measurement",
+        "shares": {},
+    }  # as `measure --json`
+    file.write_text(json.dumps(content))
+    assert type(es.load(file)) is Measurement
 
 
 @pytest.mark.parametrize(("command", "kind"), [("tune", Tuning), ("predict", Prediction)])

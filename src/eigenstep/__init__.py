@@ -14,6 +14,7 @@ _HOME = {
     "objective": ("Objective",),
     "problems": ("Himmelblau", "DoubleWell", "Problem", "Quadratic", "RealLoss", "Rosenbrock"),
     "recommendation": ("Recommendation", "recommend"),
+    "saved": ("load",),
     "rules": (
         *("RULES", "Rule", "LinearRule", "State", "advance", "rule_named"),
         *("GradientDescent", "HeavyBall", "Momentum", "EMAMomentum", "Nesterov", "SignDescent", "Lion"),
@@ -35,7 +36,6 @@ _INSTEAD = {  # what is looked for first, and the line that gives it
     **dict.fromkeys(("lr_finder", "find_lr", "suggest_lr", "best_lr"), "es.recommend(objective, optimizer).lr"),
     **dict.fromkeys(("stability_ratio", "edge_of_stability"), "es.limit_now(objective, optimizer).ratio"),
     **dict.fromkeys(("critical_lr", "max_lr"), "es.limit_now(objective, optimizer).max_stable_lr"),
-    "load": "es.Spectrum.load(path), or es.read_log(path)",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -15,6 +15,7 @@ from typing import Any
 from eigenstep.errors import BadFile
 
 FORMAT, VERSION = "eigenstep", 1
+LOG = "monitor"  # the one kind of file that is JSON lines
 DEEPEST = 100  # nested brackets: ours stay below 20; Python's own walks over data end at some 1,000
 LONGEST = 200  # characters of a path that a message repeats
 PathLike = str | os.PathLike[str]
@@ -156,18 +157,26 @@ def write_envelope(path: PathLike, kind: str, content: Mapping[str, Any]) -> Non
 
 def read_envelope(path: PathLike, kind: str) -> dict[str, Any]:
     """Read a file that `write_envelope` wrote with this kind. Raises BadFile, with the reason, for any other."""
+    return refuse_other(path, peek(path), kind)
+
+
+def peek(path: PathLike) -> Any:
+    """Return what a JSON file holds, or the first of JSON lines, which says what they are. Raises BadFile for others.
+
+    The file may still be anything: `refuse_other` asks whether it is ours.
+    """
     text = read_bytes(path)
     try:
-        content = parse(text)
+        return parse(text)
     except json.JSONDecodeError as error:
-        if (first := _first_of_lines(text)) is not None:
-            refuse_other(path, first, kind)
+        first = _first_of_lines(text)
+        if first is not None and first.get("format") == FORMAT and first.get("kind") == LOG:
+            return first
         raise BadFile(
             f"{shown(path)}: not whole JSON (line {error.lineno}: {error.msg}); it may be cut off: write it again"
         ) from error
     except ValueError as error:
         raise BadFile(f"{shown(path)}: cannot be read: {error}; it is no file of {FORMAT}, or damaged") from error
-    return refuse_other(path, content, kind)
 
 
 def _first_of_lines(text: bytes) -> dict[str, Any] | None:
@@ -188,7 +197,7 @@ def refuse_other(path: PathLike, content: Any, *kinds: str) -> dict[str, Any]:
         version = f"{content.get('version')!r:.40}"
         raise BadFile(f"{name}: version {version} of the format; this program reads {VERSION}: upgrade {FORMAT}")
     if content.get("kind") not in kinds:
-        log = ", the log of a training run, which read_log reads" if content.get("kind") == "monitor" else ""
+        log = ", the log of a training run, which read_log reads" if content.get("kind") == LOG else ""
         needed = f"a {kinds[0]!r}" if len(kinds) == 1 else f"one of {', '.join(kinds)}"
         raise BadFile(f"{name}: holds a {content.get('kind')!r:.40}{log}; {needed} is needed here")
     return content

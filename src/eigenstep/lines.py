@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from eigenstep.errors import BadFile
-from eigenstep.files import FORMAT, PathLike, parse, refuse_other, shown, wrong_field
+from eigenstep.files import FORMAT, LOG, PathLike, parse, refuse_other, shown, wrong_field
 
-KIND = "monitor"
 Record = dict[str, Any]
 _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _TEXTS = {"alarm", "sentence", "note", "reason", "cause", "driver"}
@@ -41,7 +40,7 @@ def scan(path: PathLike, content: bytes) -> tuple[Record | None, list[Record], i
                 break  # nothing, or a record cut off
             raise BadFile(f"{shown(path)}: line {i + 1} is not a record; it is no log of a monitor, or a damaged one")
         if not parsed:
-            refuse_other(path, value, KIND)
+            refuse_other(path, value, LOG)
         elif (wrong := wrong_field(value, _needed(value)) or _wrong(value)) is not None:
             raise BadFile(f"{shown(path)}: line {i + 1}: {wrong}; it is no record of a monitor, or a damaged one")
         parsed.append(value)

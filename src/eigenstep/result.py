@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from eigenstep.errors import BadFile, InvalidValue, Unsupported
 from eigenstep.files import envelope, read_envelope, shown, write_envelope
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LONGEST = 119  # characters of a repr: a line of a terminal or of a log
 MOST = 50  # rows of a table in words: a screen; `to_frame` has them all
+R = TypeVar("R", bound="Result")
 _DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError)
 
 
@@ -80,14 +81,7 @@ class Result:
 
         Raises BadFile for any other file, by its kind, and for a field that is not what it should be, by its name.
         """
-        content = read_envelope(path, cls.kind)
-        try:
-            found = cls.from_plain(content)
-            str(found), found.to_json()  # whether its fields fit together
-        except _DAMAGED as error:
-            why = error if isinstance(error, InvalidValue) else f"its fields do not fit together ({error})"
-            raise BadFile(f"{shown(path)}: not a usable {cls.kind}: {why}; save it again") from error
-        return found
+        return from_file(cls, path, read_envelope(path, cls.kind))
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any], where: str = "") -> Self:
@@ -130,6 +124,17 @@ class Result:
         words = self.words()
         notes = [*words.notes, *([words.more] if words.more else [])]
         return fragment(words.sentence, words.rows, tuple(words.table), words.cells, notes)
+
+
+def from_file(kind: type[R], path: str | os.PathLike[str], content: Mapping[str, Any]) -> R:
+    """Return a result from what the file at `path` holds. Raises BadFile for a field that is not what it should be."""
+    try:
+        found = kind.from_plain(content)
+        str(found), found.to_json()  # whether its fields fit together
+    except _DAMAGED as error:
+        why = error if isinstance(error, InvalidValue) else f"its fields do not fit together ({error})"
+        raise BadFile(f"{shown(path)}: not a usable {kind.kind}: {why}; save it again") from error
+    return found
 
 
 def cell(value: Any) -> str:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from eigenstep.errors import BadFile
-from eigenstep.files import PathLike, parse, read_bytes, refuse_other, shown
-from eigenstep.lines import KIND, scan
+from eigenstep.files import LOG, PathLike, peek, read_bytes, refuse_other, shown
+from eigenstep.lines import scan
 
-KINDS = ("spectrum", "measurement", "density", "limit", "diagnosis", "recommendation", KIND)
+KINDS = ("spectrum", "measurement", "density", "limit", "diagnosis", "recommendation", LOG)
 INSTEAD = {  # what to give for files of ours that hold nothing to draw rules on
     "critical sharpness": "the lr of the next step alone, no curvature to draw rules on: give the limit, "
     "limit_now(objective, optimizer).save(file), or a diagnosis",
@@ -23,19 +23,11 @@ def read_report(path: PathLike) -> dict[str, Any]:
     content = read_bytes(path)
     if len(content) > MOST:
         raise BadFile(f"{shown(path)}: larger than {MOST // 10**6} MB; save fewer steps, or a spectrum alone")
-    try:
-        found = parse(content) if content.strip() else None
-    except ValueError as error:
-        try:
-            found = parse(content.partition(b"\n")[0])
-        except ValueError:
-            found = None
-        if not isinstance(found, dict) or found.get("kind") != KIND:
-            raise BadFile(f"{shown(path)}: not whole JSON ({error}); it may be cut off: write it again") from error
+    found = peek(path)
     if isinstance(found, dict) and isinstance(kind := found.get("kind"), str) and kind in INSTEAD:
         raise BadFile(f"{shown(path)}: holds a {kind!r}, {INSTEAD[kind]}")
     report = refuse_other(path, found, *KINDS)
-    if report["kind"] != KIND:
+    if report["kind"] != LOG:
         return report
     header, records, _, _ = scan(path, content)
     return {**(header or {}), "records": records}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from eigenstep.errors import BadFile, Unsupported
-from eigenstep.files import enveloped, jsonable, read_bytes, shown, write_whole
-from eigenstep.lines import KIND, Record, from_json, scan
+from eigenstep.files import LOG, enveloped, jsonable, read_bytes, shown, write_whole
+from eigenstep.lines import Record, from_json, scan
 from eigenstep.plain import plain
 from eigenstep.result import Result, Words, as_frame, number
 from eigenstep.training.log.append import Appended
@@ -41,7 +41,7 @@ class Log(Result):
     whether a last, incomplete line was left out.
     """
 
-    kind: ClassVar[str] = KIND
+    kind: ClassVar[str] = LOG
 
     header: Mapping[str, Any]
     records: tuple[Record, ...] = field(repr=False)
@@ -65,7 +65,7 @@ class Log(Result):
     @classmethod
     def of(cls, header: Mapping[str, Any], records: Iterable[Record]) -> Self:
         """Return a log of some records, with a header to which the envelope is added."""
-        return cls(plain(enveloped(KIND, header)), tuple(records))
+        return cls(plain(enveloped(LOG, header)), tuple(records))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the log as a monitor does, JSON lines, but whole or not at all. Raises BadFile if not possible."""
@@ -122,7 +122,7 @@ class LogWriter:
     def __init__(
         self, path: str | os.PathLike[str], header: Mapping[str, Any], say: Callable[[str], object] = lambda note: None
     ) -> None:
-        first = _encode(jsonable(enveloped(KIND, header)))
+        first = _encode(jsonable(enveloped(LOG, header)))
         self._said, self._say = False, say
         found: list[Record] = []
 
