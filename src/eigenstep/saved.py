@@ -36,7 +36,7 @@ def load(path: PathLike) -> Result:
     >>> file = tempfile.mkdtemp() + "/tuned.json"
     >>> tune(HeavyBall(), Spectrum.from_eigenvalues([1.0, 100.0])).save(file)
     >>> load(file)
-    Tuning(heavy-ball: lr 0.0198, rate 0.9802)
+    Tuning(heavy-ball: lr 0.0203035, momentum 0.9, rate 0.9487)
     """
     content = refuse_other(path, peek(path), *_RESULTS)
     module, name = _RESULTS[_kind(content)]
