@@ -56,7 +56,7 @@ def defaults(kind: type[Rule]) -> dict[str, Any]:
 def torch_twins() -> Iterator[tuple[type[Rule], dict[str, Any]]]:
     """Each rule that torch.optim has, and what to write for it; read through `rule_of` from the optimizers."""
     kinds = [kind for _, kind in inspect.getmembers(torch.optim, inspect.isclass)]
-    plain = [(kind, {}) for kind in kinds if issubclass(kind, torch.optim.Optimizer)]
+    plain: list[tuple[Any, dict[str, Any]]] = [(kind, {}) for kind in kinds if issubclass(kind, torch.optim.Optimizer)]
     for kind, settings in [*plain, *SETTINGS]:
         arguments = inspect.signature(kind).parameters
         try:
@@ -81,7 +81,7 @@ def catalogue() -> dict[str, Any]:
     """Everything, as plain data under the names that the page imports."""
     twins = {kind.name: twin for kind, twin in torch_twins()}
     twins |= {name: {**twins[other], "note": note} for name, (other, note) in ALIKE.items()}
-    rules = {
+    rules: dict[str, dict[str, Any]] = {
         name: {"python": kind.__name__, "fields": defaults(kind), "torch": twins.get(name)}
         for name, kind in RULES.items()
     }
@@ -110,7 +110,7 @@ def written(value: Any, indent: int, before: int) -> str:
             re.sub(r"e([-+]?)0*", lambda found: f"e{found[1].strip('+')}", text) if isinstance(value, float) else text
         )
     named = isinstance(value, dict)
-    items = [(f"{_key(k)}: ", v) for k, v in value.items()] if named else [("", v) for v in value]
+    items = [(f"{_key(k)}: ", v) for k, v in value.items()] if isinstance(value, dict) else [("", v) for v in value]
     inside = ", ".join(key + written(item, indent, -(10**6)) for key, item in items)
     line = (f"{{ {inside} }}" if inside else "{}") if named else f"[{inside}]"
     if len(line) + indent + before < WIDTH:

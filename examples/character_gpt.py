@@ -32,9 +32,10 @@ class Block(nn.Module):
         """(batch, time, width) to the same."""
         batch, time, width = x.shape
         parts = self.attend(self.before_attention(x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
+        mixed = nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
         x = x + self.merge(mixed.transpose(1, 2).reshape(batch, time, width))
-        return x + self.feed(self.before_feed(x))
+        fed: Tensor = self.feed(self.before_feed(x))
+        return x + fed
 
 
 class GPT(nn.Module):
@@ -52,7 +53,8 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, time) symbols to (batch, time, symbols) scores."""
         x = self.symbols(tokens) + self.places.weight[: tokens.shape[1]]
-        return self.head(self.last(self.blocks(x)))
+        scores: Tensor = self.head(self.last(self.blocks(x)))
+        return scores
 
 
 def text() -> tuple[Tensor, int]:

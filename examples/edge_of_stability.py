@@ -28,7 +28,8 @@ EVERY = 11  # odd: gradient descent at the edge oscillates with period two
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Half the squared error: with cross-entropy the sharpness later falls instead."""
     images, targets = batch
-    return 0.5 * ((model(images) - targets) ** 2).sum(1).mean()
+    error: Tensor = model(images) - targets
+    return 0.5 * (error**2).sum(1).mean()
 
 
 def run(make: Callable[[Any], torch.optim.Optimizer], steps: int) -> tuple[list[int], list[float], list[float]]:

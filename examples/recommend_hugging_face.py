@@ -7,18 +7,19 @@ Needs transformers: pip install 'eigenstep[examples]'. No download: the model is
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 import eigenstep as es
 
 
-def model_and_data() -> tuple[nn.Module, list[dict[str, Tensor]]]:
+def model_and_data() -> tuple[nn.Module, Any]:
     """A very small BERT, and sentences whose class is whether their first word comes late in the dictionary."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    model = BertForSequenceClassification(BertConfig(vocab_size=100, max_position_embeddings=16, **shape))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig.from_dict({**sizes, "vocab_size": 100, "max_position_embeddings": 16})
+    model = BertForSequenceClassification(config)
     words = torch.randint(1, 100, (512, 8))
     rows = [{"input_ids": w, "attention_mask": torch.ones_like(w), "labels": (w[0] > 50).long()} for w in words]
     return model, rows

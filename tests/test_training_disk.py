@@ -243,7 +243,8 @@ def test_a_relative_path_survives_another_working_directory(tmp_path: Path, monk
 
 def test_two_monitors_on_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    first = LogWriter("run.jsonl", {})
+    said: list[str] = []
+    first = LogWriter("run.jsonl", {}, said.append)
     (tmp_path / "alias").symlink_to("run.jsonl")
     for path in ("run.jsonl", tmp_path / "run.jsonl", "alias"):
         with pytest.raises(BadFile, match="another monitor"):
@@ -252,8 +253,7 @@ def test_two_monitors_on_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     first.close()
     second = LogWriter("run.jsonl", {})
     second.write({"step": 2}, now=True)
-    said: list[str] = []
-    first._say = said.append
+    assert said == []
     first.write({"step": 3}, now=True)  # closed, and now the other's
     assert len(said) == 1 and "another monitor" in said[0]
     second.close()

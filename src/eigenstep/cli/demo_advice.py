@@ -92,6 +92,6 @@ def _run(lr: float) -> list[float]:
             with objective.session():
                 losses.append(objective.value())
         optimizer.zero_grad()
-        objective.loss(objective.model, batches[step % len(batches)]).backward()  # type: ignore[no-untyped-call]
+        objective.loss(objective.model, batches[step % len(batches)]).backward()
         optimizer.step()
     return losses

@@ -32,7 +32,7 @@ def plain_loop(what: str, objective: Objective, clip: float | None) -> Step:
             optimizer.zero_grad(set_to_none=True)
             with world.callers_device():
                 loss = objective.loss(model, usable(batch))
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             if clip is not None:
                 nn.utils.clip_grad_norm_(params, clip)
             values.append(loss.detach())
