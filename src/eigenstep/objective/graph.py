@@ -1,6 +1,7 @@
 """What an autograd graph tells before it is differentiated twice: dead ends, custom functions, hidden parameters."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,6 +61,17 @@ def custom_functions(loss: Tensor) -> set[str]:
     """The names of the user's own autograd functions in a loss's graph."""
     kind = torch.autograd.function.BackwardCFunction
     return {type(node).__name__.removesuffix("Backward") for node in graph_of([loss]) if isinstance(node, kind)}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a comparison with differences said of second derivatives: a note, if any; whether the gradient is no slope.
+
+    surrogate: the gradient is not the loss's own slope (straight-through, or another surrogate).
+    """
+
+    note: str | None = None
+    surrogate: bool = False
 
 
 def graph_of(outputs: Sequence[Tensor]) -> Iterator[Any]:

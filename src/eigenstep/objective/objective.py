@@ -18,7 +18,7 @@ from eigenstep.objective.data.batches import Batches, PerBatch
 from eigenstep.objective.data.mean import not_a_mean
 from eigenstep.objective.dropout import NoDropout
 from eigenstep.objective.evaluation import Dropout, Evaluation, Loss, Mode
-from eigenstep.objective.graph import leaves_of, refuse_hidden_parameters
+from eigenstep.objective.graph import Verified, leaves_of, refuse_hidden_parameters
 from eigenstep.objective.memory import free_bytes
 from eigenstep.objective.parameters import (
     LINE,
@@ -121,7 +121,7 @@ class Objective(Evaluation):
         self.batches = Batches(data, batch_size, self.memory / 2, weight, samples=samples)
         self._placed, self._no_dropout = None, NoDropout()
         self._checked: Checked | None = None
-        self.verified: dict[str, str | None] = {}  # what second derivatives rest on, once compared with differences
+        self.verified: dict[str, Verified] = {}  # what second derivatives rest on, once compared with differences
         self.hook: str | None = None  # inside a session: the gradient hook that has been taken away
         self._open = False  # whether a session is under way
         self._inherits = False  # whether the parameters are another objective's, reached here or not

@@ -14,6 +14,7 @@ from eigenstep.errors import UnknownName, Unsupported
 from eigenstep.objective.checks import announce, refuse_change
 from eigenstep.objective.graph import (
     NoSecondDerivative,
+    Verified,
     custom_functions,
     derivatives,
     first_line,
@@ -26,7 +27,6 @@ from eigenstep.progress import PRODUCT, over
 
 Method = Literal["auto", "graph", "fresh", "linearize", "differences"]
 MISLED = 0.02  # a product this far from the differences of gradients, and ten times their error, is wrong
-SURROGATE = "a surrogate"
 STOPPED = "detach() or no_grad()"
 DOUBLE = 3.0  # a graph for second derivatives keeps at most about this many times what a forward pass does
 
@@ -188,31 +188,31 @@ class HessianOperator(Operator):
         known = self.objective.verified
         if names not in known:
             known[names] = self._compared(vector, product, names)
-        if (note := known[names]) is not None:
-            self._notes.append(note)
-            self.surrogate = note.startswith(SURROGATE)
+        self._notes += [note] if (note := known[names].note) is not None else []
+        self.surrogate = self.surrogate or known[names].surrogate
 
-    def _compared(self, vector: Tensor, product: Tensor, names: str) -> str | None:
-        """What a comparison with differences says of a product; None where they agree."""
+    def _compared(self, vector: Tensor, product: Tensor, names: str) -> Verified:
+        """What a comparison with differences says of a product."""
         differences = Differences(self.objective)
         try:
             differences.choose(vector)
         except Unsupported:
             if not differences.surrogate():
-                return f"the second derivatives of {names} could not be checked against differences"
+                return Verified(f"the second derivatives of {names} could not be checked against differences")
         step = differences.step
         if step is not None:
             rough, finer = differences.product(vector, step), differences.product(vector, step / 2)
             off = vec.norm(product - rough)
             if off <= max(10 * vec.norm(rough - finer), MISLED * vec.norm(rough)):
-                return None
+                return Verified()
             if not differences.surrogate():
                 size = max(vec.norm(rough), vec.norm(product))
                 raise NoSecondDerivative(
                     f"double backward through {names} is wrong: its products are off by {off / size:.2g}"
                 )
-        return (
-            f"{SURROGATE}, not certified: the gradient through {names} is not the loss's own slope (straight-through, "
+        note = (
+            f"a surrogate, not certified: the gradient through {names} is not the loss's own slope (straight-through, "
             "or another surrogate): the curvature is the derivative of that gradient, what stands still held, which "
             "steps larger than its jumps meet, not the loss's own"
         )
+        return Verified(note, surrogate=True)
