@@ -34,12 +34,14 @@ WHAT = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "preconditioned": "p
 class Spectrum(Result):
     """Eigenvalues of a curvature operator, how well each is known, and which part of the whole they cover.
 
-    values: (n,) float64, in the order given, never re-sorted. bounds: (n,) half-widths: some eigenvalue lies within
-    value +- bound. weights: (n,) multiplicities, or for a density the quadrature weights (sum 1). dimension: the
-    operator's.
-    covers: 'all', 'top' (the largest by value, counted with multiplicity), 'bottom', 'ends' (both) or 'density'.
-    operator: 'hessian', 'ggn' or 'preconditioned', P^-1/2 (H + wI) P^-1/2; then `preconditioner` names the rule, t and
-    whether coupled decay is included. provenance: how the numbers were obtained, and whether they converged.
+    - values: (n,) float64, in the order given, never re-sorted.
+    - bounds: (n,) half-widths; some eigenvalue lies within value +- bound.
+    - weights: (n,) multiplicities, or for a density the quadrature weights (sum 1).
+    - dimension: the operator's.
+    - covers: 'all', 'top' (the largest by value, counted with multiplicity), 'bottom', 'ends' (both) or 'density'.
+    - operator: 'hessian', 'ggn' or 'preconditioned', P^-1/2 (H + wI) P^-1/2.
+    - preconditioner: of that one, the rule, t and whether coupled decay is included.
+    - provenance: how the numbers were obtained, and whether they converged.
 
     Raises InvalidValue for empty, non-finite or misshapen contents.
 

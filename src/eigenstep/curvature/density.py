@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class Density(Spectrum):
     """Nodes and weights of quadrature for the density of eigenvalues: the share of them near each node.
 
-    values: nodes, largest first; weights: sum 1; probe: (n_nodes,) which probe vector each came from; saved with them.
+    - values: (n_nodes,) nodes, largest first.
+    - weights: (n_nodes,) their shares, sum 1.
+    - probe: (n_nodes,) which probe vector each came from; saved with them.
     """
 
     probe: Tensor | None = None

@@ -22,9 +22,12 @@ from eigenstep.result import Result, Words
 class FiniteStep(Result):
     """The loss at w + s d and w - s d for unit d and each length s, and the curvature that the two show together.
 
-    curvatures: (L(w + s d) - 2 L(w) + L(w - s d)) / s^2, which tends to d' H d as s falls wherever the loss is smooth;
-    ReLU and max-pooling add kinks that H does not see. rounding: how far each may be off because the losses are
-    rounded.
+    - lengths: the s.
+    - ahead, behind: L(w + s d) and L(w - s d), by length.
+    - loss: L(w).
+    - curvatures: (L(w + s d) - 2 L(w) + L(w - s d)) / s^2, by length; it tends to d' H d as s falls wherever the loss is
+      smooth; ReLU and max-pooling add kinks that H does not see.
+    - rounding: how far each of these may be off because the losses are rounded.
     """
 
     kind: ClassVar[str] = "finite step"

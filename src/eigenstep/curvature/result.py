@@ -43,14 +43,18 @@ class Clock:
 class Measurement(Spectrum):
     """A measured Spectrum, values largest first; saved and loaded as one, without vectors, names and shapes.
 
-    bounds: half-widths. While only the residual is known (`quick`, or not converged) they are the residual norms: some
-    eigenvalue lies within. Once `certified`, never below tol * |value|: hidden neighbours are looked for to that
-    resolution, no finer. residuals: (k,) |A v - value v| of the unit vectors, rounding and noise included, a theorem.
-    converged: residuals within the tolerance and, unless `quick`, confirmed to be the wanted ones. certified: these
-    are the wanted eigenvalues with their multiplicities, by the evidence that provenance['identity'] states.
-    vectors: (k, n) unit eigenvectors, if asked for. directions: the unit moves of the parameters that they stand for,
-    P^-1/2 v on a preconditioned operator, else the same; `named(i)` gives one as parameter-shaped tensors. notes: what
-    the reader should know.
+    - bounds: (k,) half-widths. While only the residual is known (`quick`, or not converged) they are the residual
+      norms: some eigenvalue lies within. Once `certified`, never below tol * |value|: hidden neighbours are looked for
+      to that resolution, no finer.
+    - residuals: (k,) |A v - value v| of the unit vectors, rounding and noise included, a theorem.
+    - vectors: (k, n) unit eigenvectors, if asked for.
+    - directions: (k, n) unit moves of the parameters that they stand for, P^-1/2 v on a preconditioned operator, else
+      the same; `named(i)` gives one as parameter-shaped tensors.
+    - names, shapes: the parameters of an Objective, in the order in which the vectors hold them.
+    - notes: what the reader should know.
+    - converged: residuals within the tolerance and, unless `quick`, confirmed to be the wanted ones.
+    - certified: these are the wanted eigenvalues with their multiplicities, by the evidence that
+      provenance['identity'] states.
     """
 
     residuals: Tensor | None = None

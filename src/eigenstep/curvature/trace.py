@@ -22,7 +22,15 @@ _FEWEST = 6  # three random vectors: with fewer, Student's quantile at 95% is ab
 
 @dataclass(frozen=True, repr=False)
 class Trace(Result):
-    """A trace with a confidence interval [low, high] at `level`; `error` is the standard error."""
+    """A trace with a confidence interval.
+
+    - value: the estimate.
+    - error: its standard error.
+    - low, high: the interval, rounding and the products' own error included.
+    - level: at what probability it holds the trace.
+    - products, seconds: the cost.
+    - notes: what the reader should know.
+    """
 
     kind: ClassVar[str] = "trace"
 

@@ -32,13 +32,23 @@ class CriticalSharpness(Result):
 
     A one-step quantity: not the limit of momentum or of Adam, and not to be divided by one.
 
-    lr, interval: of the first group that moves, all groups scaled together; the crossing lies in the interval.
-    multiple: the same in units of the pending update. Each is None where `reason` says why there is no number; a loss
-    that rose nowhere has lr inf and value 0, and the interval begins at the largest lr looked at. loss: before the
-    step. slope: of the loss along the update, per multiple. passes: forward passes over the objective's data, besides
-    the one gradient. converged: whether the interval is as narrow as asked. scanned: the smallest multiple at which
-    the loss was seen not to rise.
-    rules: each param group's, as data (Rule.as_dict; of an optimizer that no rule describes, its class and settings).
+    The first four are None where `reason` says why there is no number; a loss that rose nowhere has lr inf and value 0,
+    and its interval begins at the largest lr looked at.
+
+    - value: 2 / lr.
+    - lr: of the first group that moves, all groups scaled together.
+    - interval: the lrs between which the crossing lies.
+    - multiple: the lr in units of the pending update.
+    - loss: before the step.
+    - slope: of the loss along the update, per multiple.
+    - passes: forward passes over the objective's data, besides the one gradient.
+    - converged: whether the interval is as narrow as asked.
+    - scanned: the smallest multiple at which the loss was seen not to rise.
+    - optimizer: its class.
+    - rules: each param group's, as data (Rule.as_dict; of an optimizer that no rule describes, its class and settings).
+    - seconds: the cost.
+    - notes: what the reader should know.
+    - reason: why there is no number.
     """
 
     kind: ClassVar[str] = "critical sharpness"

@@ -45,9 +45,14 @@ class Edge:
 
     With S = lr gain / P per coordinate and W the coupled decay, plus P decay_term / gain for the decoupled one, the
     edge is reached when all lr are multiplied by 1 / s, s the largest eigenvalue of S^1/2 (H + W) S^1/2, see
-    theory.response. lr: of the first group that moves (at lr = 0 throughout, what its lr would be, or 1). moving:
-    whether any lr is positive. uniform: whether S and W are the same for all coordinates. frozen: P, and what there is
-    to say about it.
+    theory.response.
+
+    - parameters: each measured one in its group.
+    - operator: S^1/2 (H + W) S^1/2.
+    - lr: of the first group that moves (at lr = 0 throughout, what its lr would be, or 1).
+    - moving: whether any lr is positive.
+    - uniform: whether S and W are the same for all coordinates.
+    - frozen: P, and what there is to say about it.
     """
 
     parameters: tuple[ParameterInGroup, ...]

@@ -19,12 +19,12 @@ MOSTLY = 0.5  # of a direction's square: then the rest of it has less to do with
 class Stability:
     """How far the lr is from the edge, all param groups scaled together.
 
-    ratio: the s such that multiplying all groups' lr by 1 / s reaches the edge; None at lr = 0.
-    interval: of the ratio, from the eigenvalue's bound.
-    max_stable_lr: of the first group that moves, at the edge; infinite without a limit.
-    max_stable_lr_interval: from the same bound.
-    lr: of that group, now.
-    alone: each group's own ratio by its place in param_groups, never to be combined.
+    - ratio: the s such that multiplying all groups' lr by 1 / s reaches the edge; None at lr = 0.
+    - interval: of the ratio, from the eigenvalue's bound.
+    - max_stable_lr: of the first group that moves, at the edge; infinite without a limit.
+    - max_stable_lr_interval: from the same bound.
+    - lr: of that group, now.
+    - alone: each group's own ratio by its place in param_groups, never to be combined.
     """
 
     ratio: float | None
@@ -39,9 +39,9 @@ class Stability:
 class Curvature:
     """The largest eigenvalues behind a limit, and the decay that is added to them.
 
-    sharpness: of the loss's own Hessian, without decay, within +- sharpness_bound.
-    coupled_decay: the largest w that the optimizer adds to it.
-    preconditioned_sharpness: of P^-1/2 (H + wI) P^-1/2, for adaptive rules, within +- preconditioned_bound.
+    - sharpness: of the loss's own Hessian, without decay, within +- sharpness_bound.
+    - coupled_decay: the largest w that the optimizer adds to it.
+    - preconditioned_sharpness: of P^-1/2 (H + wI) P^-1/2, for adaptive rules, within +- preconditioned_bound.
     """
 
     sharpness: float | None
@@ -55,11 +55,11 @@ class Curvature:
 class SecondMoments:
     """How far second moments, where a rule has them, have come.
 
-    adapts: the limit holds for a frozen preconditioner only.
-    fresh: no adaptive group has taken an update yet.
-    early: second moments, or a rule's coefficients, are still far from their late form.
-    provisional: share of the direction nearest to the edge (squared, in units of P) in coordinates whose P the next
-    update makes anew or more than doubles, since they have no second moment yet, or a decayed one.
+    - adapts: the limit holds for a frozen preconditioner only.
+    - fresh: no adaptive group has taken an update yet.
+    - early: second moments, or a rule's coefficients, are still far from their late form.
+    - provisional: share of the direction nearest to the edge (squared, in units of P) in coordinates whose P the next
+      update makes anew or more than doubles, since they have no second moment yet, or a decayed one.
     """
 
     adapts: bool
@@ -81,15 +81,17 @@ class Measured:
 class Limit(Result):
     """Where an optimizer stands: `ratio` = the s such that multiplying all groups' lr by 1 / s reaches the edge.
 
-    stability: ratio, largest stable lr, lr; 1 is the edge for every method.
-    curvature: sharpness, preconditioned sharpness, coupled decay.
-    second_moments: how far they have come, for rules that adapt.
-    measured: the measurements. What stands in these four is read off the limit, too: `limit.ratio`.
-    rules: each param group's, as data (Rule.as_dict).
-    certified: whether every eigenvalue was confirmed to be the largest.
-    products, seconds: the cost.
-    notes: what the reader should know.
-    reasons: why a number is None, by its name.
+    What the first three parts hold is read off the limit, too (`limit.ratio`), and so is the edge's measurement.
+
+    - stability: ratio, largest stable lr, lr; 1 is the edge for every method.
+    - curvature: sharpness, preconditioned sharpness, coupled decay.
+    - second_moments: how far they have come, for rules that adapt.
+    - measured: the measurements.
+    - rules: each param group's, as data (Rule.as_dict).
+    - certified: whether every eigenvalue was confirmed to be the largest.
+    - products, seconds: the cost.
+    - notes: what the reader should know.
+    - reasons: why a number is None, by its name.
     """
 
     kind: ClassVar[str] = "limit"

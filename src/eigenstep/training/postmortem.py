@@ -20,17 +20,22 @@ _CREPT = 1.5  # times its first value: an lr that a schedule raised, however lit
 class Postmortem(Result):
     """What a run's records say.
 
-    spike: the update at which the jump began (of the loss, else of the gradient) that ended the run, its loss not being
-    finite from then on; in a run that ends finite, that of the highest rise over the usual; None if nothing jumped. By
-    the alarms and, since these need some updates before they know what is usual, in hindsight by the recorded losses.
-    cause: 'curvature', 'data' or 'unclear', None without a spike. driver: what moved: 'lr', 'sharpness',
-    'preconditioner', 'settings' (momentum, nesterov, ...) or 'gradient'.
-    crossed: (a, b): the ratio was below 1 before update a and not below before update b: the first such crossing since
-    the loss left its usual, else the last before the spike, else the first after it (without a spike, the last); all
-    that is known, so that b - a is its uncertainty. a = 0: already at the first measurement. ratio, max_stable_lr,
-    layers (shares of the sharp direction): before update b, else as last measured. crossed_estimate: where in between,
-    from the recorded lr at the sharpness of a; None if lr does not tell. lead: (fewest, most) updates from the crossing
-    to the spike. change: what to do, most telling first. reasons: why an answer is None.
+    - spike: the update at which the jump began (of the loss, else of the gradient) that ended the run, its loss not
+      being finite from then on; in a run that ends finite, that of the highest rise over the usual; None if nothing
+      jumped. By the alarms and, since these need some updates before they know what is usual, in hindsight by the
+      recorded losses.
+    - cause: 'curvature', 'data' or 'unclear', None without a spike.
+    - driver: what moved: 'lr', 'sharpness', 'preconditioner', 'settings' (momentum, nesterov, ...) or 'gradient'.
+    - crossed: (a, b): the ratio was below 1 before update a and not below before update b: the first such crossing
+      since the loss left its usual, else the last before the spike, else the first after it (without a spike, the
+      last); all that is known, so that b - a is its uncertainty. a = 0: already at the first measurement.
+    - crossed_estimate: where in between, from the recorded lr at the sharpness of a; None if lr does not tell.
+    - lead: (fewest, most) updates from the crossing to the spike.
+    - ratio, max_stable_lr: before update b, else as last measured.
+    - layers: shares of the sharp direction, then.
+    - change: what to do, most telling first.
+    - sentence: all of it in words.
+    - reasons: why an answer is None.
     """
 
     kind: ClassVar[str] = "postmortem"

@@ -37,8 +37,9 @@ _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=str).
 class Log(Result):
     """What a log holds.
 
-    header: its envelope. records: whole ones, in order; of updates that a resumed run took again, the later ones. torn:
-    whether a last, incomplete line was left out.
+    - header: its envelope.
+    - records: whole ones, in order; of updates that a resumed run took again, the later ones.
+    - torn: whether a last, incomplete line was left out.
     """
 
     kind: ClassVar[str] = LOG
