@@ -25,8 +25,8 @@ class FiniteStep(Result):
     - lengths: the s.
     - ahead, behind: L(w + s d) and L(w - s d), by length.
     - loss: L(w).
-    - curvatures: (L(w + s d) - 2 L(w) + L(w - s d)) / s^2, by length; it tends to d' H d as s falls wherever the loss is
-      smooth; ReLU and max-pooling add kinks that H does not see.
+    - curvatures: (L(w + s d) - 2 L(w) + L(w - s d)) / s^2, by length; it tends to d' H d as s falls wherever the loss
+      is smooth; ReLU and max-pooling add kinks that H does not see.
     - rounding: how far each of these may be off because the losses are rounded.
     """
 
