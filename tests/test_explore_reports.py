@@ -93,7 +93,7 @@ BAD: dict[str, tuple[str, str]] = {
     "array": ("[1, 2]", "not a file of eigenstep"),
     "nothing": (envelope("spectrum", {"values": ["nan", None]}), "nothing to show"),
     "version": ('{"format":"eigenstep","version":9,"kind":"spectrum"}', "Version “9”"),
-    "step alone": (envelope("critical sharpness", {"value": 4.0}), "give the limit, limit_now"),
+    "step alone": (envelope("critical sharpness", {"value": 4.0}), "give limit_now"),
     "kind": ('{"format":"eigenstep","version":1,"kind":"<b>race</b>"}', "<b>race</b>"),
     "deep": ("[" * 200_000, "cannot be read"),
     "nan": ('{"format":"eigenstep","version":1,"kind":"spectrum","values":[NaN]}', "not whole JSON"),

@@ -8,8 +8,7 @@ from eigenstep.lines import scan
 
 KINDS = ("spectrum", "measurement", "density", "limit", "diagnosis", "recommendation", LOG)
 INSTEAD = {  # what to give for files of ours that hold nothing to draw rules on
-    "critical sharpness": "the lr of the next step alone, no curvature to draw rules on: give the limit, "
-    "limit_now(objective, optimizer).save(file), or a diagnosis",
+    "critical sharpness": "it is of the next step alone; give limit_now(objective, optimizer).save(file)",
 }
 MOST = 100_000_000  # bytes: more would not be pleasant in a browser
 
@@ -25,7 +24,7 @@ def read_report(path: PathLike) -> dict[str, Any]:
         raise BadFile(f"{shown(path)}: larger than {MOST // 10**6} MB; save fewer steps, or a spectrum alone")
     found = peek(path)
     if isinstance(found, dict) and isinstance(kind := found.get("kind"), str) and kind in INSTEAD:
-        raise BadFile(f"{shown(path)}: holds a {kind!r}, {INSTEAD[kind]}")
+        raise BadFile(f"{shown(path)}: holds a {kind!r}, which cannot be explored: {INSTEAD[kind]}")
     report = refuse_other(path, found, *KINDS)
     if report["kind"] != LOG:
         return report

@@ -204,9 +204,7 @@ export const FILES = {
   version: 1,
   most: 100000000,
   kinds: ["spectrum", "measurement", "density", "limit", "diagnosis", "recommendation", "monitor"],
-  instead: {
-    "critical sharpness": "the lr of the next step alone, no curvature to draw rules on: give the limit, limit_now(objective, optimizer).save(file), or a diagnosis",
-  },
+  instead: { "critical sharpness": "it is of the next step alone; give limit_now(objective, optimizer).save(file)" },
 };
 
 export const COVERS = ["all", "top", "bottom", "ends", "density"];

@@ -35,7 +35,7 @@ export function readReport(source, name) {
   if (!FILES.kinds.includes(kind))
     throw new BadReport(
       Object.hasOwn(FILES.instead, kind)
-        ? `A file of kind ${show(kind)} cannot be explored. It holds ${FILES.instead[kind]}.`
+        ? `A file of kind ${show(kind)} cannot be explored: ${FILES.instead[kind]}.`
         : `A file of kind ${show(kind)} cannot be explored; these can: ${FILES.kinds.join(", ")}.`,
     );
   const report = {
