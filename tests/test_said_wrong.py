@@ -85,6 +85,15 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: es.measure(objective(), seed="a"), "seed='a' must be a whole number"),  # type: ignore
     (lambda: es.density(objective(), seed=1.0), "density: seed=1.0 must be a whole number"),  # type: ignore
     (lambda: es.trace(objective(), seed=None), "trace: seed=None must be a whole number"),  # type: ignore
+    (lambda: es.density(objective(), "a"), "density: probes='a' must be a whole number, at least 1"),  # type: ignore
+    (lambda: es.density(objective(), steps=2.5), "density: steps=2.5 must be a whole number"),  # type: ignore
+    (lambda: es.trace(objective(), 5), "trace: products=5 must be a whole number, at least 6"),
+    (lambda: es.trace(objective(), level="a"), "trace: level='a' must lie between 0 and 1"),  # type: ignore
+    (lambda: es.measure(objective(), tol="a"), "measure: tol='a' must lie between 0 and 1"),  # type: ignore
+    (lambda: es.measure(objective(), True), "measure: top=True must be a whole number"),
+    (lambda: es.limit_now(objective(), sgd(), tol=None), "tol=None must lie between 0 and 1"),  # type: ignore
+    (lambda: es.critical_sharpness(objective(), sgd(), max_passes=0), "max_passes=0 must be a whole number"),
+    (lambda: es.critical_sharpness(objective(), sgd(), tol=1), "critical_sharpness: tol=1 must lie between 0 and 1"),
     (lambda: es.Monitor(objective(), sgd(), seed="a"), "Monitor: seed='a' must be a whole number"),  # type: ignore
     (lambda: es.measure(objective(), seed=2**70), "must be a whole number, below 2**62"),
     (lambda: es.Quadratic([1.0, 2.0], seed="a"), "Quadratic: seed='a' must be a whole number"),  # type: ignore

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class EigenstepError(Exception):
@@ -36,6 +37,18 @@ def refuse_seed(what: str, seed: object) -> None:
     """Raise InvalidValue for a seed that no generator takes: anything but a whole number below 2^62 in size."""
     if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 2**62:
         raise InvalidValue(f"{what}: seed={seed!r:.40} must be a whole number, below 2**62 in size")
+
+
+def refuse_count(what: str, name: str, value: object, least: int = 1) -> None:
+    """Raise InvalidValue for anything but a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise InvalidValue(f"{what}: {name}={value!r:.40} must be a whole number, at least {least}")
+
+
+def refuse_share(what: str, name: str, value: object) -> None:
+    """Raise InvalidValue for anything but a number between 0 and 1, both left out."""
+    if isinstance(value, Integral) or not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise InvalidValue(f"{what}: {name}={value!r:.40} must lie between 0 and 1")
 
 
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:

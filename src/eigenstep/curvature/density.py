@@ -12,7 +12,7 @@ from torch import Tensor
 from eigenstep.curvature.krylov import NOISE_FLOOR, Krylov
 from eigenstep.curvature.measure import measured_by, operator_of, working
 from eigenstep.curvature.sampling import Sampled, sampled
-from eigenstep.errors import InvalidValue, refuse_seed
+from eigenstep.errors import InvalidValue, refuse_count, refuse_seed
 from eigenstep.files import wrong_field
 from eigenstep.progress import PRODUCT, Watch, task
 from eigenstep.result import Words, as_frame
@@ -204,8 +204,8 @@ def density(
     (1.0, 'density')
     """
     refuse_seed("density", seed)
-    if probes < 1 or steps < 1:
-        raise InvalidValue(f"density: probes={probes} and steps={steps} must be at least 1")
+    refuse_count("density", "probes", probes)
+    refuse_count("density", "steps", steps)
     began = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     nodes: list[Tensor] = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eigenstep.curvature.krylov import Krylov, Ritz
 from eigenstep.curvature.operators.operator import Operator
-from eigenstep.errors import InvalidValue, UnknownName
+from eigenstep.errors import InvalidValue, UnknownName, refuse_count, refuse_share
 
 Which = Literal["largest", "smallest", "ends", "magnitude"]
 STILL = 0.005  # a value stands still while it moves by less than this part of the tolerance
@@ -39,12 +39,10 @@ class Aim:
             )
         if self.which not in get_args(Which):
             raise UnknownName.among("measure: which", str(self.which), get_args(Which))
-        if not isinstance(self.top, int) or self.top < 1:
-            raise InvalidValue(f"measure: top={self.top!r} must be a whole number of at least 1")
-        if not 0 < self.tol < 1:
-            raise InvalidValue(f"measure: tol={self.tol!r} must lie between 0 and 1; it is a relative residual")
-        if self.confirm < 0 or self.max_products < 1:
-            raise InvalidValue("measure: confirm must be at least 0 and max_products at least 1")
+        refuse_share("measure", "tol", self.tol)
+        refuse_count("measure", "top", self.top)
+        refuse_count("measure", "confirm", self.confirm, 0)
+        refuse_count("measure", "max_products", self.max_products)
 
     def order(self, values: Tensor) -> list[int]:
         """Indices of Ritz values (rising), the most wanted first; both ends alternate."""

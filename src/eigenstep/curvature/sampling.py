@@ -6,7 +6,7 @@ from typing import NamedTuple
 from scipy.special import stdtrit
 from torch import Tensor
 
-from eigenstep.errors import InvalidValue
+from eigenstep.errors import refuse_share
 
 
 class Sampled(NamedTuple):
@@ -18,8 +18,7 @@ class Sampled(NamedTuple):
 
     def reach(self, level: float) -> float:
         """Return how far the interval at `level` reaches to either side of the value."""
-        if not 0 < level < 1:
-            raise InvalidValue(f"level={level} must lie between 0 and 1")
+        refuse_share("interval", "level", level)
         return float(stdtrit(self.probes, 0.5 + level / 2)) * self.error
 
 

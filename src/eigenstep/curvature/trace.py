@@ -12,7 +12,7 @@ from eigenstep.curvature.measure import notes_of, operator_of, working
 from eigenstep.curvature.operators import vectors as vec
 from eigenstep.curvature.operators.operator import Operator
 from eigenstep.curvature.sampling import sampled
-from eigenstep.errors import InvalidValue, refuse_seed
+from eigenstep.errors import refuse_count, refuse_seed, refuse_share
 from eigenstep.objective.memory import free_bytes, refuse_if_too_much
 from eigenstep.progress import PRODUCT, Watch, task
 from eigenstep.result import Result, Words
@@ -84,8 +84,8 @@ def trace(
     7.0
     """
     refuse_seed("trace", seed)
-    if products < _FEWEST or not 0 < level < 1:
-        raise InvalidValue(f"trace: products={products} must be at least {_FEWEST} and level={level} between 0 and 1")
+    refuse_count("trace", "products", products, _FEWEST)
+    refuse_share("trace", "level", level)
     began = time.perf_counter()
     with task("trace", progress, "samples= on Objective, fewer products=") as work, working(source):
         work.plan(PRODUCT * products, f"{products} products")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eigenstep.bridge import rules_told
 from eigenstep.bridge.param_groups import lr_of, replace_zero_lrs
-from eigenstep.errors import InvalidValue
+from eigenstep.errors import refuse_count, refuse_share
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, Watch, task
@@ -125,8 +125,8 @@ def critical_sharpness(
     (4.0, 0.5)
     """
     required("critical_sharpness", objective)
-    if not 0 < tol < 1 or max_passes < 1:
-        raise InvalidValue(f"critical_sharpness: tol={tol} must lie between 0 and 1, max_passes={max_passes} be >= 1")
+    refuse_share("critical_sharpness", "tol", tol)
+    refuse_count("critical_sharpness", "max_passes", max_passes)
     began = time.perf_counter()
     name = type(optimizer).__name__
     with task("critical_sharpness", progress, "samples= on Objective, a larger tol=") as work, objective.session():

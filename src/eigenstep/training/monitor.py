@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eigenstep.bridge.param_groups import lr_of, lr_ratios, params_of, settings_of
-from eigenstep.errors import InvalidValue, Unsupported, refuse_seed
+from eigenstep.errors import InvalidValue, Unsupported, refuse_count, refuse_seed
 from eigenstep.lines import Record
 from eigenstep.objective import Objective
 from eigenstep.stability.copies import refuse_unseen
@@ -79,8 +79,7 @@ class Monitor(Recorded):
                 f"Monitor: objective is a {type(objective).__name__}; an Objective(model, loss, data) is needed"
             )
         for name, count, least in (("every", every, 1), ("dense", dense, 0), ("history", history, 1)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < least:
-                raise InvalidValue(f"Monitor: {name}={count!r} must be a whole number, at least {least}")
+            refuse_count("Monitor", name, count, least)
         if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
             raise InvalidValue(f"Monitor: budget={budget!r} must lie in (0, 1]; .02 is two per cent of the run's time")
         refuse_seed("Monitor", seed)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.errors import InvalidValue, Unsupported, refuse_share
 from eigenstep.problems import Problem
 from eigenstep.rules import LinearRule, Rule
 from eigenstep.theory.limits import momentum_of
@@ -85,8 +85,8 @@ def measured_limit(
     >>> found.low < 0.038 < found.high, found.uncertainty < 0.002, found.converged
     (True, True, True)
     """
-    if not 0 < tolerance < 1 or not 0 < size < 1:
-        raise InvalidValue(f"measured_limit: tolerance={tolerance} and size={size} must lie between 0 and 1")
+    refuse_share("measured_limit", "tolerance", tolerance)
+    refuse_share("measured_limit", "size", size)
     runs = _Runs(method, problem, unit, size)
     settle = runs.overshoot() if settle is None else settle
     trials: dict[float, TriedLr] = {}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from transformers import TrainerCallback
 
-from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.errors import Unsupported, refuse_count
 from eigenstep.objective import Objective
 from eigenstep.training.log.record import scalars
 from eigenstep.training.monitor import Monitor
@@ -35,8 +35,7 @@ class MonitorCallback(TrainerCallback):
         samples: int = 64,
         **options: Any,
     ) -> None:
-        if samples < 1:
-            raise InvalidValue(f"MonitorCallback: samples={samples} must be at least 1")
+        refuse_count("MonitorCallback", "samples", samples)
         self.data, self.loss, self.samples, self.options = data, loss, samples, options
         self.monitor: Monitor | None = None
         self._values: dict[str, float] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.errors import InvalidValue, Unsupported, refuse_count
 from eigenstep.objective import Objective
 from eigenstep.training.monitor import Monitor
 
@@ -50,8 +50,7 @@ class MonitorCallback(*_bases()):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
-        if batches < 1:
-            raise InvalidValue(f"MonitorCallback: batches={batches} must be at least 1")
+        refuse_count("MonitorCallback", "batches", batches)
         self.data, self.loss, self.batches, self.options = data, loss, batches, options
         self.monitor: Monitor | None = None
         self._kept: list[Any] = []
