@@ -18,7 +18,8 @@ import eigenstep as es
 from eigenstep.cli import main
 from eigenstep.curvature.operators.hessian import HessianOperator
 from eigenstep.diagnosis.page import diagnosis_page
-from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs, ZeroGradient, code_of, sentence_of
+from eigenstep.diagnosis.sentence import sentence_of
+from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs, ZeroGradient, code_of
 from eigenstep.files import read_envelope
 from eigenstep.html import Page
 from eigenstep.theory import radii
@@ -137,7 +138,10 @@ def test_mixed_groups_have_a_limit_and_say_what_they_lack() -> None:
     net, objective = problem()
     groups = [{"params": [net.steep], "momentum": 0.9}, {"params": [net.flat]}]
     found = es.diagnose(objective, torch.optim.SGD(groups, lr=0.1))
-    assert found.ratio is not None and found.slow is None and found.changes == ()
+    assert found.ratio is not None and found.slow is None
+    rows = {change.name: change for change in found.changes}  # of lrs alone: no one rate describes the groups
+    assert rows["half the limit"].lr == pytest.approx(found.max_stable_lr / 2) and rows["half the limit"].ratio == 0.5
+    assert all(row.rate is None and row.tenfold is None for row in rows.values())
     assert "different rules" in found.reasons["slow"]
     assert json.loads(found.to_json())["spectrum"]["covers"] == "top"
 
@@ -287,10 +291,20 @@ def test_every_verdict_has_words_and_a_place() -> None:
     assert (
         code_of(VerdictInputs(ratio=1.25, **{**close, "memory": False})) == "edge"
     )  # gradient descent turns back from there
-    assert code_of(VerdictInputs(ratio=1.25, adaptive=True, young=True, trial_rises=True, **close)) == "warm-up"
-    assert code_of(VerdictInputs(ratio=1.25, adaptive=True, young=True, trial_rises=False, **close)) == "adapts"
+    assert code_of(VerdictInputs(ratio=1.25, adaptive=True, young=True, rises=True, **close)) == "warm-up"
+    assert code_of(VerdictInputs(ratio=1.25, adaptive=True, young=True, rises=False, **close)) == "adapts"
     assert code_of(VerdictInputs(ratio=1.25, adaptive=True, decay_term=1.2, **close)) == "unstable"
     assert code_of(VerdictInputs(ratio=1.25, clip=0.5, **close)) == "clipped"
+    below: dict[str, Any] = {"ratio": 0.7, "low": 0.69, "high": 0.71}
+    assert code_of(VerdictInputs(**below, batch_high=2.0)) == "noisy"
+    played: dict[str, Any] = {"played": 50, "fails": False}
+    assert code_of(VerdictInputs(**below, batch_high=2.0, **played, trains=True)) == "safe"
+    assert code_of(VerdictInputs(**below, played=50, fails=True)) == "unstable"
+    assert code_of(VerdictInputs(ratio=1.25, **close, **played, rises=False)) == "settles"
+    assert code_of(VerdictInputs(ratio=1.25, **close, **played, rises=True)) == "warm-up"
+    young: dict[str, Any] = {"adaptive": True, "young": True, "settled": (50, 0.1, 1.0), **played}
+    assert code_of(VerdictInputs(ratio=9.0, low=8.9, high=9.1, **young, rises=False)) == "safe"
+    assert code_of(VerdictInputs(ratio=9.0, low=8.9, high=9.1, **young, rises=True)) == "warm-up"
     assert code_of(VerdictInputs(ratio=0.5, low=0.49, high=0.51, lowest=-0.5, possible=1e-3)) == "saddle"
     assert (
         code_of(VerdictInputs(ratio=0.01, low=0.01, high=0.01, lowest=0.0, progress=1.0)) == "safe"
@@ -333,7 +347,7 @@ def test_the_command(file: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["diagnose", f"{file}:bad", "--report", str(page)])
     assert result.exit_code == 3
     assert result.stdout.startswith("Unstable") and "What a change would do" in result.stdout
-    assert "1/6 loss and gradient" in result.stderr and page.exists()
+    assert "1/9 loss and gradient" in result.stderr and page.exists()
 
 
 def test_the_command_refuses_in_one_line(file: Path) -> None:

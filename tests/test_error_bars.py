@@ -19,7 +19,7 @@ from eigenstep.curvature.operators import vectors as vec
 from eigenstep.curvature.operators.hessian import HessianOperator
 from eigenstep.curvature.operators.operator import Operator
 from eigenstep.curvature.sampling import Sampled, sampled
-from eigenstep.diagnosis.rates import one_rule, slowness
+from eigenstep.diagnosis.evidence.rates import along_of, one_rule, slowness
 from eigenstep.errors import InvalidValue
 from eigenstep.stability.joint_limit import edge_of
 
@@ -210,10 +210,10 @@ def test_the_share_that_does_not_move_holds_the_truth() -> None:
     edge = edge_of(objective, torch.optim.SGD(net.parameters(), lr=0.5))
     scale, held, narrow = one_rule(edge), 0, 0
     assert scale is not None
-    ask = {"horizon": 100, "loss": 5.0, "penalty": 0.0, "top": 0.5, "probes": 2, "steps": 12}
     with objective.session():
+        along = along_of(objective, edge, scale, curves, horizon=100, loss=5.0, top=0.5, steps=12, seed=0)
         for seed in range(200):
-            found = slowness(objective, edge, scale, curves, **ask, seed=seed)
+            found = slowness(edge, scale, along, top=0.5, probes=2, steps=12, seed=seed)
             low, high = found.stuck
             held += low <= 0.7 <= high
             narrow += high - low < 0.9

@@ -13,7 +13,8 @@ from torch import nn
 import eigenstep as es
 from eigenstep.diagnosis.conclude import NOT_ITS_OWN
 from eigenstep.diagnosis.result import Diagnosis
-from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs, ZeroGradient, one_step_sentence, sentence_of
+from eigenstep.diagnosis.sentence import one_step_sentence, sentence_of
+from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs, ZeroGradient
 from eigenstep.plain import plain
 
 GLOSSARY = (Path(__file__).parent.parent / "docs" / "glossary.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ VARIANTS = [
     replace(FINITE, decay_term=1.2, nesterov_off=0.8),
     replace(FINITE, clip=0.5, batch_high=2.0, batch_times=3.0),
     replace(FINITE, bottomless="the loss is unbounded: give it a floor"),
-    replace(FINITE, adaptive=True, young=True, trial_rises=False, zero_gradient=ZeroGradient(0.9, 0.8)),
+    replace(FINITE, adaptive=True, young=True, rises=False, zero_gradient=ZeroGradient(0.9, 0.8)),
     replace(FINITE, raised=(0.5, 10.0, 1000.0), orbit="At a fixed lr Adam ends in an orbit. Only an lr of 0 ends it."),
     replace(FINITE, memory=True),
 ]

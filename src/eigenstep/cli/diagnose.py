@@ -1,7 +1,7 @@
 """`eigenstep diagnose`: what your own optimizer will do on your own model, with the evidence."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,8 +16,12 @@ UNSTABLE = 3  # the exit code on which a script can gate
 @click.command()
 @click.argument("target", metavar="FILE.py:FUNCTION")
 @click.option("--clip", type=options.number, help="The max_norm that you clip gradients to, if you do.")
+@options.schedule_options
 @click.option("--horizon", type=int, default=1000, show_default=True, help="Updates of the run that is judged.")
 @click.option("--batches", type=int, default=8, show_default=True, help="Mini-batches over which the ratio is spread.")
+@click.option(
+    "--seconds", type=options.number, default=60.0, show_default=True, help="Parts that do not fit are left out, named."
+)
 @click.option("--tol", type=options.number, default=1e-2, show_default=True, help="Relative residual to reach.")
 @click.option("--quick", is_flag=True, help="Residuals only: do not confirm that the eigenvalue is the largest one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random starts.")
@@ -28,8 +32,11 @@ def command(
     ctx: click.Context,
     target: str,
     clip: float | None,
+    schedule: str,
+    warmup: float,
     horizon: int,
     batches: int,
+    seconds: float,
     tol: float,
     quick: bool,
     seed: int,
@@ -43,15 +50,16 @@ def command(
 
     \b
     eigenstep diagnose examples/digits_mlp.py:objective
-    eigenstep diagnose train.py:objective --clip 1.0 --report report.html
+    eigenstep diagnose train.py:objective --clip 1.0 --schedule cosine --warmup 0.1 --report report.html
     """
     from eigenstep.cli import target as user
     from eigenstep.diagnosis import diagnose
     from eigenstep.diagnosis.page import diagnosis_page
 
     objective, optimizer, train = user.load_with_optimizer(target)
-    asked = {"clip": clip, "horizon": horizon, "batches": batches, "tol": tol, "quick": quick, "seed": seed}
-    found = diagnose(objective, optimizer, train=train, progress=True, **asked)  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"clip": clip, "schedule": schedule, "warmup": warmup, "horizon": horizon, "tol": tol}
+    more: dict[str, Any] = {"batches": batches, "seconds": seconds, "quick": quick, "seed": seed}
+    found = diagnose(objective, optimizer, train=train, progress=True, **asked, **more)
     if report is not None:
         diagnosis_page(found, target).write(report)
     if as_json:

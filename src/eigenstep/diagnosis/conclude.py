@@ -1,41 +1,50 @@
 """From what was measured to a `Diagnosis`: what the verdict rests on, its sentence, its notes."""
 
 import math
-import time
 from dataclasses import replace
+
+import torch
 
 from eigenstep.bridge import rules_told
 from eigenstep.bridge.param_groups import scheduled
 from eigenstep.curvature.operators import vectors as vec
+from eigenstep.diagnosis.evidence.orbit import orbit_of
+from eigenstep.diagnosis.evidence.play import Play
+from eigenstep.diagnosis.evidence.rates import updates_told
+from eigenstep.diagnosis.evidence.what_if import HALF
 from eigenstep.diagnosis.measurements import DiagnosisMeasurements
-from eigenstep.diagnosis.orbit import orbit_of
 from eigenstep.diagnosis.result import Account, Diagnosis
-from eigenstep.diagnosis.verdict import VerdictInputs, code_of, one_step_sentence, sentence_of
-from eigenstep.diagnosis.what_if import HALF
+from eigenstep.diagnosis.sentence import one_step_sentence, sentence_of
+from eigenstep.diagnosis.story import Rehearsed
+from eigenstep.diagnosis.verdict import VerdictInputs, code_of
 from eigenstep.stability.critical import bottomless
+from eigenstep.stability.zero_gradient import DOWNWARDS
 
+_FLOOR = 8.0  # times sharpness times loss; twice would do where the sharpness stayed what it is here
 NOT_ITS_OWN = (
     "Try this lr before you trust what follows. Part of the loss stands still when it is differentiated (detach, "
     "no_grad, a straight-through function), so that the run may meet another curvature than the one measured."
 )
 
 
-def conclude(m: DiagnosisMeasurements, began: float) -> Diagnosis:
+def conclude(m: DiagnosisMeasurements, rehearsed: Rehearsed | None) -> Diagnosis:
     """Judge what was measured and put it together; inside the session of the measurements."""
     limit, critical = m.limit, m.critical
-    inputs = _inputs(m)
-    code = code_of(inputs)
-    if (code == "done" and bool(m.gradient.any())) or (code in ("adapts", "edge") and not inputs.young):
+    code, inputs = _verified(m, inputs_of(m))
+    m.table()
+    inputs = _with_changes(m, inputs)
+    if _circles(m, code, inputs):
         found = orbit_of(m.objective, m.optimizer, None if limit is None else limit.sharpness)
         inputs = replace(inputs, orbit=None if found is None else found.words())
-    if critical is not None and m.not_linear is not None and code != "done":
+    if critical is not None and m.not_linear is not None and code not in ("done", "unstable"):
         name = type(m.optimizer).__name__
-        code, sentence = "one-step", one_step_sentence(name, critical.multiple, critical.reason)
+        code, sentence = "one-step", one_step_sentence(name, critical.multiple, critical.reason, inputs)
     else:
-        lr, edge_lr = (limit.lr, limit.max_stable_lr) if limit is not None else (0.0, 0.0)
-        sentence = sentence_of(code, inputs, lr, edge_lr)
+        bound = None if limit is None else limit.max_stable_lr
+        sentence = sentence_of(code, inputs, m.lr if limit is None or not limit.lr else limit.lr, bound)
         if m.edge is not None and m.edge.operator.surrogate:
             sentence = f"{NOT_ITS_OWN} {sentence}"
+    m.finish()
     return Diagnosis(
         verdict=code,
         sentence=sentence,
@@ -45,7 +54,8 @@ def conclude(m: DiagnosisMeasurements, began: float) -> Diagnosis:
         pace=m.pace,
         lowest=m.lowest,
         spread=m.spread,
-        trial=m.trial,
+        play=m.play,
+        rehearsed=rehearsed,
         critical=critical,
         rules=rules_told(m.optimizer),
         inputs=inputs,
@@ -53,32 +63,81 @@ def conclude(m: DiagnosisMeasurements, began: float) -> Diagnosis:
             notes=tuple(_notes(m, inputs)),
             reasons={**({} if limit is None else limit.reasons), **m.reasons},
             products=m.products,
-            seconds=time.perf_counter() - began,
+            seconds=m.allowance.spent,
         ),
     )
 
 
-def _inputs(m: DiagnosisMeasurements) -> VerdictInputs:
+def _verified(m: DiagnosisMeasurements, inputs: VerdictInputs) -> tuple[str, VerdictInputs]:
+    """The code and its inputs; where it says that a higher lr is better, or that none helps, some are tried."""
+    code = code_of(inputs)
+    if code not in ("crawling", "saddle") or m.limit is None or m.trials is None or m.zero_gradient.downwards:
+        return code, inputs
+    better = m.trials.higher(m.limit.max_stable_lr if inputs.settled is None else inputs.settled[2])
+    if better is None:
+        return code, inputs
+    if not better:
+        return ("safe" if code == "crawling" else code), inputs
+    return "crawling", _with_play(m, inputs)
+
+
+def _circles(m: DiagnosisMeasurements, code: str, inputs: VerdictInputs) -> bool:
+    """Whether the orbit is looked at: done with a gradient left, or no longer young and above, at the edge or still."""
+    if code == "done":
+        return bool(m.gradient.any())
+    still = code == "safe" and inputs.adaptive and inputs.played > 0 and not inputs.trains
+    return (code in ("adapts", "edge") or still) and not inputs.young
+
+
+def inputs_of(m: DiagnosisMeasurements) -> VerdictInputs:
     """What the verdict rests on; the orbit aside, which the code decides about."""
-    inputs = _with_limit(m)
+    inputs = _with_play(m, _with_limit(m))
     if m.critical is not None and m.critical.multiple == math.inf:
         inputs = replace(inputs, bottomless=bottomless(m.objective, m.optimizer))
     if m.location.direction is not None and m.limit is not None:
-        off = next((change.ratio for change in m.pace.changes if change.name == "nesterov off"), None)
         where, origin, alone = m.location.direction.where, m.location.direction.origin, tuple(m.limit.alone.values())
-        inputs = replace(inputs, where=where, origin=origin, alone=alone, nesterov_off=off)
-    half = next((change for change in m.pace.changes if change.name == HALF), None)
-    if half is not None and half.tenfold is not None and m.pace.changes[0].tenfold is not None:
-        inputs = replace(inputs, raised=(half.lr, half.tenfold, m.pace.changes[0].tenfold))
+        inputs = replace(inputs, where=where, origin=origin, alone=alone)
     return inputs
+
+
+def _with_changes(m: DiagnosisMeasurements, inputs: VerdictInputs) -> VerdictInputs:
+    """The inputs with what the table of changes says."""
+    rows = {change.name: change for change in m.pace.changes}
+    half, now, off = rows.get(HALF), rows.get("as it is"), rows.get("nesterov off")
+    if half is not None and now is not None and half.tenfold is not None and now.tenfold is not None:
+        inputs = replace(inputs, raised=(half.lr, half.tenfold, now.tenfold))
+    return inputs if off is None else replace(inputs, nesterov_off=off.ratio)
+
+
+def _with_play(m: DiagnosisMeasurements, inputs: VerdictInputs) -> VerdictInputs:
+    """The inputs with what the play has shown."""
+    play = m.play
+    if play is None:
+        return inputs
+    stable = None if m.limit is None or not m.limit.young else m.settled(m.limit)
+    settled = None if stable is None or play.settled is None else (play.settled[0], m.lr / stable, stable)
+    return replace(
+        inputs,
+        played=play.updates,
+        fails=play.fails if play.updates else None,
+        rises=play.rises,
+        trains=play.trains,
+        start=play.losses[0],
+        high_loss=play.high,
+        late_loss=play.late,
+        settled=settled,
+        instead=None if m.instead is None else (m.instead.lr, m.instead.late),
+    )
 
 
 def _with_limit(m: DiagnosisMeasurements) -> VerdictInputs:
     """The inputs that stand beside the limit, or what is left of them without one."""
-    edge, limit, spread, slow = m.edge, m.limit, m.spread, m.pace.slow
+    edge, limit, spread, along = m.edge, m.limit, m.spread, m.pace.along
     clip = _clip(m)
     if edge is None or limit is None:
-        return VerdictInputs(zero_gradient=m.zero_gradient, remaining=m.remaining(None), clip=clip, horizon=m.horizon)
+        return VerdictInputs(
+            moving=m.lr > 0, zero_gradient=m.zero_gradient, remaining=remaining(m), clip=clip, horizon=m.horizon
+        )
     low, high = limit.interval or (0.0, 0.0)
     return VerdictInputs(
         ratio=limit.ratio,
@@ -90,10 +149,9 @@ def _with_limit(m: DiagnosisMeasurements) -> VerdictInputs:
         young=limit.young,
         memory=any(rule.buffer_names for rule in edge.rules),
         decay_term=max(entry.lr * entry.response.decay_term for entry in edge.parameters),
-        trial_rises=None if m.trial is None else m.trial.rises,
-        progress=1.0 if slow is None else slow.progress,
-        possible=1.0 if slow is None else slow.possible,
-        remaining=m.remaining(limit.sharpness),
+        progress=1.0 if along is None else along.progress,
+        possible=1.0 if along is None else along.possible,
+        remaining=remaining(m),
         lowest=_lowest(m, limit.sharpness or 0.0, limit.coupled_decay),
         zero_gradient=m.zero_gradient,
         clip=clip,
@@ -101,6 +159,24 @@ def _with_limit(m: DiagnosisMeasurements) -> VerdictInputs:
         batch_times=None if spread is None else spread.times,
         horizon=m.horizon,
     )
+
+
+def remaining(m: DiagnosisMeasurements) -> float | None:
+    """The loss over that of the same model with all measured parameters at zero; None where zero is no floor.
+
+    A loss that is never negative has |gradient|^2 <= 2 sharpness loss. Where both are 0, with a gradient that is
+    lost in rounding and no direction that goes down, nothing is left.
+    """
+    tiny, nothing = torch.finfo(m.objective.dtype).tiny, m.nothing
+    sharpness = None if m.limit is None else m.limit.sharpness
+    if sharpness is not None and vec.norm(m.gradient) ** 2 > _FLOOR * sharpness * max(m.loss, tiny):
+        return None
+    if sharpness is not None and sharpness > 0 and max(abs(m.loss), abs(nothing)) < tiny:
+        down = -math.inf if m.lowest is None else float(m.lowest.values[0])
+        return None if down < -DOWNWARDS * sharpness else 0.0
+    if not (math.isfinite(nothing) and nothing > 0 and m.loss >= 0):
+        return None
+    return m.loss / nothing
 
 
 def _clip(m: DiagnosisMeasurements) -> float | None:
@@ -139,5 +215,17 @@ def _notes(m: DiagnosisMeasurements, inputs: VerdictInputs) -> list[str]:
         notes.append(how + (", and the unit with it: the limit does not count it" if inputs.adaptive else ""))
     notes.append("loss scaling is not taken into account: gradients are the loss's own, unscaled")
     if scheduled(m.optimizer):
-        notes.append("an lr schedule is attached: this is the lr of now, not of the rest of the run")
+        notes.append("an lr schedule is attached: the limit is that of the lr of now, not of the rest of the run")
+    if m.play is not None:
+        notes += _of_play(m.play)
+    return notes
+
+
+def _of_play(play: Play) -> list[str]:
+    """What the reader should know of the play."""
+    notes = [f"tried on copies: {updates_told(play.updates)} at {play.schedule}, peak lr {play.lr:.4g}"]
+    if not play.peaked:
+        notes.append("the play ended before the schedule's peak was reached: the verdict is of the updates before it")
+    if play.ended is not None:
+        notes.append(f"the play ended early: {play.ended}")
     return notes

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from eigenstep.curvature import Measurement
-from eigenstep.diagnosis.direction import Direction, Location
-from eigenstep.diagnosis.minibatches import Spread
-from eigenstep.diagnosis.rates import Scale, Slowness
+from eigenstep.diagnosis.evidence.direction import Direction, Location
+from eigenstep.diagnosis.evidence.minibatches import Spread
+from eigenstep.diagnosis.evidence.play import Play
+from eigenstep.diagnosis.evidence.rates import Scale, Slowness
+from eigenstep.diagnosis.evidence.what_if import Pace, WhatIfRow
 from eigenstep.diagnosis.rows import CHANGE_COLUMNS, CHANGE_NOTE, change_rows_of, rows_of
-from eigenstep.diagnosis.trial import TrialUpdates
+from eigenstep.diagnosis.story import Rehearsed, story
 from eigenstep.diagnosis.verdict import VERDICTS, VerdictInputs
-from eigenstep.diagnosis.what_if import Pace, WhatIfRow
 from eigenstep.errors import InvalidValue
 from eigenstep.plain import among, key, plain
 from eigenstep.result import Result, Words, number
@@ -55,7 +56,8 @@ class Diagnosis(Result):
     - pace: how fast it goes, as it is and with a change.
     - lowest: the most negative eigenvalue.
     - spread: over mini-batches.
-    - trial: some updates on copies, where second moments are young and the ratio is above 1.
+    - play: the next updates on copies, by which the verdict is judged first; None where nothing could be played.
+    - rehearsed: the lr of the recommendation that was given.
     - critical: the one-step quantity, never to be divided by the limit; the verdict rests on it only where there is no
       linear limit.
     - rules: each param group's, as data (Rule.as_dict).
@@ -75,7 +77,8 @@ class Diagnosis(Result):
     pace: Pace = field(default_factory=Pace, metadata=among())
     lowest: Measurement | None = None
     spread: Spread | None = None
-    trial: TrialUpdates | None = None
+    play: Play | None = None
+    rehearsed: Rehearsed | None = None
     critical: CriticalSharpness | None = None
     rules: tuple[Mapping[str, Any], ...] = ()
     inputs: VerdictInputs = field(default_factory=VerdictInputs, metadata=key("facts"))
@@ -166,6 +169,11 @@ class Diagnosis(Result):
     def seconds(self) -> float:
         """What it took."""
         return self.account.seconds
+
+    def story(self) -> str:
+        """Return one sentence that joins the limit of now, the warm-up it asks for and the rehearsed lr; '' without."""
+        last = None if self.play is None or self.play.fails else self.play.settled
+        return story(self.max_stable_lr, None if last is None else (last[0], last[2]), self.rehearsed)
 
     @property
     def assumption(self) -> str:

@@ -3,7 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from eigenstep.diagnosis.rates import Slowness, updates_told
+from eigenstep.diagnosis.evidence.play import Play
+from eigenstep.diagnosis.evidence.rates import Along, Slowness, updates_told
 
 if TYPE_CHECKING:
     from eigenstep.diagnosis.result import Diagnosis
@@ -11,12 +12,18 @@ if TYPE_CHECKING:
 CHANGE_COLUMNS = ("change", "lr", "largest stable lr", "ratio", "rate", "updates to a tenth")
 CHANGE_NOTE = "rate and updates to a tenth: in the direction of the gradient's median curvature"
 _SHOWN_FROM = 5e-4  # a share that .1% shows
+_AFTER = (0, 5, 20, 50, 100, 200, 400)  # updates
 _SHOWN = 4  # of the layers, the nearest to the edge
 
 
 def rows_of(d: "Diagnosis") -> list[tuple[str, str]]:
     """The numbers with their words, in the order in which a reader wants them."""
-    rows = [("loss", f"{d.loss:.6g}")]
+    rows = [("loss", f"{d.loss:.6g}"), *_play_rows(d.play)]
+    if d.rehearsed is not None:
+        interval = d.rehearsed.interval
+        between = "" if interval is None else f", {interval[0]:.3g} to {interval[1]:.3g}"
+        rows.append(("rehearsed lr", f"{d.rehearsed.lr:.4g}{between}"))
+        rows.append(("the lr in one sentence", d.story()))
     if d.limit is not None:
         rows += d.limit.rows()
     if d.critical is not None and d.critical.lr is not None:
@@ -30,13 +37,12 @@ def rows_of(d: "Diagnosis") -> list[tuple[str, str]]:
         rows.append(("sharp direction", f"{along.where}; put there by {along.origin}"))
         shown = f"{along.step.curvatures[0]:.4g} and {along.step.curvatures[1]:.4g} beside {along.curvature:.4g}"
         rows.append(("finite steps along it", f"{smooth[along.smooth]} (curvature over one update and four: {shown})"))
-    if d.slow is not None:
-        rows += _slow_rows(d.slow, stable=(d.ratio or 0.0) <= 1)
+    if d.pace.along is not None:
+        rows += _slow_rows(
+            d.pace.along, d.slow, stable=(d.ratio or 0.0) <= 1 and not d.failing, young=d.inputs.settled is not None
+        )
     if d.lowest is not None:
         rows.append(("most negative curvature", f"{float(d.lowest.values[0]):.4g}"))
-    if d.trial is not None:
-        high, end = max(d.trial.losses), d.trial.losses[-1]
-        rows.append(("tried on copies", f"{len(d.trial.losses) - 1} updates: at most {high:.4g}, then {end:.4g}"))
     if d.spread is not None:
         s = d.spread
         rows.append(("ratio on mini-batches", f"{s.low:.4g} to {s.high:.4g}, {len(s.ratios)} of {s.samples[0]}"))
@@ -67,7 +73,19 @@ def change_rows_of(d: "Diagnosis") -> list[tuple[str, str, str, str, str, str]]:
     return rows
 
 
-def _slow_rows(slow: Slowness, *, stable: bool) -> list[tuple[str, str]]:
+def _play_rows(play: Play | None) -> list[tuple[str, str]]:
+    """The losses on copies, and the ratio there."""
+    if play is None or not play.updates:
+        return []
+    shown = [p for p in play.points if p in _AFTER or p == play.updates]
+    losses = ", ".join(f"{p}: {play.losses[play.points.index(p)]:.4g}" for p in shown)
+    rows = [("on copies, loss after updates", losses)]
+    if play.ratios:
+        rows.append(("on copies, ratio after updates", ", ".join(f"{p}: {r:.3g}" for p, r in play.ratios.items())))
+    return rows
+
+
+def _slow_rows(along: Along, slow: Slowness | None, *, stable: bool, young: bool) -> list[tuple[str, str]]:
     def between(part: tuple[float, float]) -> str:
         low, high = (f"{share:.0%}" for share in part)
         return low if low == high else f"{low} to {high}"
@@ -76,7 +94,7 @@ def _slow_rows(slow: Slowness, *, stable: bool) -> list[tuple[str, str]]:
         return updates_told(count).rpartition(" ")[0]
 
     def goes(half: bool) -> str:
-        certain, steady = slow.certain(half), slow.steady[half]
+        certain, steady = along.certain(half), along.steady[half]
         words = (
             f"at least {math.floor(1000 * certain) / 1000:.1%} of the loss"
             if certain >= 0
@@ -85,15 +103,21 @@ def _slow_rows(slow: Slowness, *, stable: bool) -> list[tuple[str, str]]:
         more = f", {steady:.1%} more if it falls on as steeply as here where nothing curves"
         return words + more * (steady >= _SHOWN_FROM)
 
+    now = goes(False) if stable else "above the limit the loss rises along the sharp direction"
+    if young:
+        now = "not known while second moments are young"
+    within = f"goes within {along.horizon:,}"
+    if slow is None:
+        return [(within, f"{now}; at half the limit {goes(True)} (local quadratic)")]
+    if not slow.tenfold and not slow.negative:  # no direction curves: there is no error that could shrink
+        return [(within, f"{goes(False)} (local quadratic)")]
     fast, late = (told(slow.tenfold[q]) if q in slow.tenfold else "-" for q in ("10%", "90%"))
-    shrink = f"{fast} to {late} where curvature is told from zero"
+    shrink = f"{fast if fast == late else f'{fast} to {late}'} where curvature is told from zero"
     if slow.unresolved >= 0.005 and slow.flattest is not None:
         shrink += f"; the other {slow.unresolved:.0%} of directions are flatter: {told(slow.flattest)} or more"
     pulled = f"{between(slow.gradient_stuck)} of the gradient" if slow.gradient_norm else "there is no gradient"
-    still = f"{between(slow.stuck)} of the directions, {pulled}"
-    now = goes(False) if stable else "above the limit the loss rises along the sharp direction"
-    gain = f"{now}; at half the limit {goes(True)} (local quadratic)"
-    rows = [("updates to a tenfold shrink", shrink), (f"not moving within {slow.horizon:,}", still)]
-    if not slow.tenfold and not slow.negative:  # no direction curves: there is no error that could shrink
-        rows, gain = [], f"{goes(False)} (local quadratic)"
-    return [*rows, (f"goes within {slow.horizon:,}", gain)]
+    return [
+        ("updates to a tenfold shrink", shrink),
+        (f"not moving within {slow.horizon:,}", f"{between(slow.stuck)} of the directions, {pulled}"),
+        (within, f"{now}; at half the limit {goes(True)} (local quadratic)"),
+    ]

@@ -1,18 +1,16 @@
-"""The plain verdict: one code and one sentence from the measurements, each threshold with its reason."""
+"""The plain verdict: one code from the measurements, each threshold with its reason."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from eigenstep.diagnosis.rates import updates_told
 from eigenstep.plain import key
-from eigenstep.stability.zero_gradient import DEAD_FROM, DOWNWARDS, ZeroGradient
+from eigenstep.stability.zero_gradient import DOWNWARDS, ZeroGradient
 
 VERDICTS = {
     "safe": "below the edge, and moving",
     "edge": "at the edge of stability: normal late in training",
     "unstable": "above the edge: it diverges",
     "adapts": "above the limit as it stands, and the optimizer adapts: not a prediction of divergence",
+    "settles": "above the limit as it stands, which rises at once: it trains",
     "warm-up": "above the edge in the first updates: a warm-up is needed",
     "crawling": "far below the edge, and slow for that reason",
     "saddle": "the gradient has nothing to offer, and the loss falls to the side",
@@ -54,6 +52,11 @@ class VerdictInputs:
     - where, origin: words for the sharp direction.
     - alone: (groups,), ratios; each group's own.
     - nesterov_off: a ratio; without Nesterov's look-ahead, where there is one.
+    - played: updates tried on copies; 0 where there were none.
+    - fails, rises, trains: of those; see Play.
+    - start, high_loss, late_loss: losses; at the play's start, its highest, and where it stands.
+    - settled: (updates, ratio, largest stable lr); at its last look, where second moments are young at the start.
+    - instead: (lr, loss); one that did not fail on copies, and where the loss stands there.
     - orbit: words for what an optimizer that does not converge ends in.
     - raised: (lr, updates, updates); half the limit, the updates to a tenth there, and those as it is.
     - bottomless: words for a loss that falls without a floor along the next update.
@@ -66,7 +69,15 @@ class VerdictInputs:
     adaptive: bool = False
     only_grows: bool = False
     young: bool = False
-    trial_rises: bool | None = None
+    played: int = 0
+    fails: bool | None = None
+    rises: bool | None = None
+    trains: bool = False
+    start: float = 0.0
+    high_loss: float = 0.0
+    late_loss: float = 0.0
+    settled: tuple[int, float, float] | None = None
+    instead: tuple[float, float] | None = None
     memory: bool = False
     decay_term: float = field(default=0.0, metadata=key("pull"))
     progress: float = 1.0
@@ -101,22 +112,25 @@ def code_of(f: VerdictInputs) -> str:
         return "dead"
     if f.zero_gradient.downwards and not finished:
         return "saddle"
+    if f.fails:
+        return "unstable"
     edge_to = EDGE_TO_WITH_MEMORY if f.memory else EDGE_TO
-    if f.ratio is not None and f.low > edge_to:
+    if f.ratio is not None and f.low > edge_to and (f.settled is None or f.rises or f.settled[1] > edge_to):
         return _above(f)
-    if f.lowest is not None and not convex and f.possible < STATIONARY:
+    if f.lowest is not None and not convex and f.possible < STATIONARY and not f.trains:
         return "saddle"
-    if finished or (convex and f.possible < NOTHING_LEFT):
+    if finished or (convex and f.possible < NOTHING_LEFT and not f.trains):
         return "done"
     if f.ratio is None:
-        return "waiting"
+        return "safe" if f.moving and f.played else "waiting"
     if f.high == 0:  # nothing curves upwards
         return "safe"
-    if f.high >= EDGE_FROM:
+    if (f.high if f.settled is None else f.settled[1]) >= EDGE_FROM:
         return "edge"
-    if f.batch_high is not None and f.batch_high > edge_to:
+    if f.batch_high is not None and f.batch_high > edge_to and not f.trains:
         return "noisy"
-    if f.high < CRAWLING_BELOW * (YOUNG if f.young else 1.0) and not (convex and f.progress >= ALL * f.possible):
+    slow = f.high < CRAWLING_BELOW * (YOUNG if f.young else 1.0)
+    if slow and not (convex and f.progress >= ALL * f.possible):
         return "crawling"
     return "safe"
 
@@ -127,152 +141,9 @@ def _above(f: VerdictInputs) -> str:
     if f.only_grows:
         return "adapts"
     if f.adaptive:
-        return "warm-up" if f.young and f.trial_rises else "adapts"
+        return "warm-up" if f.young and f.rises else "adapts"
     if f.clip is not None and f.clip * f.high < 1:
         return "clipped"
-    return "unstable"
-
-
-def sentence_of(code: str, f: VerdictInputs, lr: float, limit: float) -> str:
-    """Return the verdict in words: what to do first, then the number that says so, then why."""
-    r = "" if f.ratio is None else f"{f.ratio:.3g}"
-    here = f"lr {lr:.3g} is {r} of the largest stable one, {limit:.3g}"
-    above = f"lr {lr:.3g} is {r} times the largest stable one, {limit:.3g}"
-    label, action, rest = {
-        "safe": ("Stable", "keep the lr", f"{here}." if f.high else _NOTHING_LIMITS),
-        "edge": (
-            "At the edge",
-            "keep the lr late in training and lower it at the start",
-            f"{here}. Late in training this is normal (the edge of stability); at its start sharpness usually rises, "
-            "and a lower lr is safer.",
-        ),
-        "unstable": ("Unstable", _lower(f, limit), f"{above}.{_above_the_edge(f)}"),
-        "adapts": (
-            "Adapting",
-            "keep the lr while the loss falls and lower it if the loss rises for long",
-            f"{above} as the optimizer stands. The preconditioner moves and makes room above this frozen limit: expect "
-            f"oscillation; this is no prediction of divergence.{_tried(f)}",
-        ),
-        "warm-up": (
-            "Needs a warm-up",
-            f"begin below lr {limit:.3g} and raise it over the first updates",
-            f"{above}. Second moments are young, and some updates tried on copies raise the loss; the lr may rise "
-            "while sharpness falls.",
-        ),
-        "crawling": ("Crawling", f"raise the lr, up to about {limit / 2:.3g}", f"{here}. {_raise_it(f)}"),
-        "saddle": (
-            "Stuck",
-            "perturb the weights or choose an unsymmetrical initialisation",
-            "no lr helps. This is a saddle: the gradient has almost nothing to offer while the curvature goes down.",
-        ),
-        "dead": (
-            "Dead",
-            "look at the initialisation, the activations and the inputs",
-            "the lr is irrelevant. Neither gradient nor curvature reaches "
-            f"{f.zero_gradient.share - f.zero_gradient.revives:.0%} of the parameters, nor does a gradient once the "
-            "others have moved.",
-        ),
-        "done": (
-            "Nothing left to do",
-            "stop or go on as you like",
-            f"what the loss can still lose here is negligible{'; any stable lr will do' if f.orbit is None else ''}.",
-        ),
-        "clipped": (
-            "Held by clipping",
-            f"keep clipping or lower the lr below {limit:.3g}",
-            f"{above}, but clipping shortens the update to {_percent(f.clip)}. Where the gradient becomes small it no "
-            "longer does, and the optimizer diverges again.",
-        ),
-        "noisy": (
-            "Noisy",
-            f"lower the lr below {lr / (f.batch_high or 1.0):.3g} or take larger mini-batches",
-            f"{here}, on all the data; on single mini-batches it is up to {f.batch_high or 0.0:.3g} times what is "
-            "stable there. The true edge lies lower.",
-        ),
-        "waiting": (
-            "Waiting for an lr above 0",
-            "begin your warm-up",
-            f"the largest stable lr is {limit:.3g}." if limit < math.inf else _NOTHING_LIMITS,
-        ),
-    }[code]
-    head = f"{label}, so {action}: {rest}"
-    if f.bottomless is not None:
-        head = f"No lr is right, so mend the loss first: it has no floor. {label}: {rest}"
-    return head + "".join(f" {hint}" for hint in _hints(code, f))
-
-
-def _lower(f: VerdictInputs, limit: float) -> str:
-    """What makes an unstable setting stable: a lower lr, or less decay where decay alone is too much."""
-    if f.decay_term > 1:
-        return "lower the lr or the weight decay until lr * weight_decay is well below 2"
-    return f"lower the lr below {limit:.3g}"
-
-
-def _hints(code: str, f: VerdictInputs) -> Iterator[str]:
-    """What else a reader should know at once."""
-    if f.orbit is not None:
-        yield f.orbit if code == "done" else f"Near a minimum: {f.orbit[0].lower()}{f.orbit[1:]}"
-    if f.bottomless is not None:
-        yield f"{f.bottomless[0].upper()}{f.bottomless[1:]}."
-    if f.zero_gradient.revives >= DEAD_FROM:
-        yield (
-            f"{f.zero_gradient.revives:.0%} of the parameters have no gradient yet, but come alive as soon as the "
-            "others have moved; the limit may be another one then: diagnose again after some updates."
-        )
-    if code in ("unstable", "adapts", "warm-up", "clipped"):
-        if f.where and f.decay_term <= 1:
-            yield f"The sharp direction lies {f.where}, put there by {f.origin}."
-        if len(f.alone) > 1 and max(f.alone) < 1:
-            yield "Each group alone would be stable; together they are not."
-        if f.nesterov_off is not None and f.nesterov_off < 1:
-            yield f"Without nesterov it would stand at {f.nesterov_off:.3g} of the limit."
-    if code in ("safe", "crawling", "edge", "noisy") and f.clip is not None and f.clip < 1:
-        yield f"Clipping shortens the update to {_percent(f.clip)} here, on top of that."
-    if code in ("safe", "crawling", "edge") and f.batch_times is not None and f.batch_times > NOISE:
-        yield f"Single mini-batches differ by {f.batch_times:.3g} times; noise makes the true edge lower."
-
-
-def one_step_sentence(name: str, multiple: float | None, reason: str | None) -> str:
-    """Return in words what the one real step says of an optimizer without a linear limit."""
-    if multiple is None:
-        head = f"{name} could not be judged, so mend this first: {reason}."
-    elif multiple == math.inf:
-        head = "Keep the lr: the loss does not rise along the next update however long it is made."
-    elif multiple <= 1:
-        head = "Lower the lr: the next update raises the loss as it is."
-    else:
-        head = f"Keep the lr for now: the next update raises the loss only once made {multiple:.3g} times as long."
-    tail = "A one-step quantity: it says nothing of the steps after."
-    return f"{head} {name} has no linear limit, so it was judged by one real step. {tail}"
-
-
-def _raise_it(f: VerdictInputs) -> str:
-    """How much sooner half the limit would be there: by the table of changes, where its direction curves upwards."""
-    if f.raised is None:
-        times = 0.5 / (f.ratio or 0.5)
-        return f"At half the limit each update is {times:,.0f} times as long."
-    lr, there, here = f.raised
-    return (
-        f"At half the limit, lr {lr:.3g}, the error in the direction of the gradient's median curvature shrinks to a "
-        f"tenth in {updates_told(there)}, as it is in {updates_told(here)}."
-    )
-
-
-def _tried(f: VerdictInputs) -> str:
-    if f.trial_rises is False:
-        return " Second moments this young say little; no update tried on copies raised the loss above its start."
-    return ""
-
-
-def _above_the_edge(f: VerdictInputs) -> str:
-    if f.decay_term > 1:
-        return " Decoupled weight decay alone overshoots: lr * weight_decay is above 2."
-    if f.clip is not None and f.clip < 1:
-        return " Clipping does not shorten the update enough to hold it."
-    if not f.memory and f.ratio is not None and f.ratio < FLATTER_TO:
-        return " Gradient descent leaves this region, often for a flatter one; above twice the limit it diverges."
-    return " The loss will grow along the sharp direction; a brief excess may pass, a lasting one does not."
-
-
-def _percent(value: float | None) -> str:
-    return "an unknown part" if value is None else f"{value:.1%}"
+    if f.fails is None:
+        return "unstable"
+    return "warm-up" if f.rises else "settles"

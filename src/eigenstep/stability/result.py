@@ -1,5 +1,6 @@
 """`Limit`: where an optimizer stands, in four parts, with every number's interval and how it was obtained."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -208,7 +209,8 @@ class Limit(Result):
             how = "certified" if self.certified else "residuals only"
             rows.append(("stability ratio", f"{self.ratio:.4g}, {low:.4g} to {high:.4g} ({how}); 1 is the edge"))
         low, high = self.max_stable_lr_interval
-        rows.append(("largest stable lr", f"{self.max_stable_lr:.4g}, {low:.4g} to {high:.4g}; lr is {self.lr:.4g}"))
+        stable = f"{self.max_stable_lr:.4g}, {low:.4g} to {high:.4g}" if low < math.inf else "none here"
+        rows.append(("largest stable lr", f"{stable}; lr is {self.lr:.4g}"))
         if self.sharpness is not None:
             rows.append(("sharpness", f"{self.sharpness:.4g} ± {self.sharpness_bound:.2g}"))
         if self.preconditioned_sharpness is not None:

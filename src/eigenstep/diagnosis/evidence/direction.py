@@ -13,10 +13,12 @@ from eigenstep.curvature.operators import vectors as vec
 from eigenstep.objective import Objective
 from eigenstep.plain import key
 from eigenstep.stability.joint_limit import Edge
+from eigenstep.stability.limit import ratio_alone
 from eigenstep.stability.result import Limit
 
 Origin = Literal["curvature", "preconditioner", "lr ratios", "coupled weight decay", "decoupled weight decay"]
 _BLIND = 0.3  # a finite step that disagrees by more than this with the Hessian sees what the Hessian does not
+LAYERS = 8  # the layers with the largest shares are measured alone
 _AGAIN = (1.0, 4.0)  # lengths of the check, in updates
 
 
@@ -75,6 +77,25 @@ def direction_of(objective: Objective, edge: Edge, limit: Limit, gradient: Tenso
         origin = "preconditioner" if edge.adaptive else "lr ratios"
     step = _step(objective, edge, d, gradient, curvature)
     return Direction(found, curvature, of_sharpest, origin, step, _smooth(step, curvature))
+
+
+def layers_in(named: Mapping[str, float]) -> dict[str, list[str]]:
+    """The parameters of each module, that with the largest share first. named: shares by parameter."""
+    blocks: dict[str, list[str]] = {}
+    for name in named:
+        blocks.setdefault(name.rpartition(".")[0], []).append(name)
+    return dict(sorted(blocks.items(), key=lambda block: -sum(named[name] for name in block[1])))
+
+
+def layers_of(
+    objective: Objective, optimizer: torch.optim.Optimizer, edge: Edge, blocks: Mapping[str, list[str]], seed: int
+) -> dict[str, float]:
+    """Return the ratio of each module alone, of the first LAYERS that move; inside a session."""
+    movable = {entry.name for entry in edge.parameters if entry.moves}
+    moving = [block for block in list(blocks)[:LAYERS] if movable.intersection(blocks[block])]
+    return {
+        block: ratio_alone(objective, optimizer, blocks[block], quick=True, tol=0.05, seed=seed) for block in moving
+    }
 
 
 def _decay(edge: Edge, d: Tensor, curvature: float) -> tuple[Origin, float]:

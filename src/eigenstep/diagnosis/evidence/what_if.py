@@ -1,12 +1,12 @@
 """What a change would do: half the lr or the limit, momentum, Nesterov, Adam, decay, each with its limit and rate."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from eigenstep.diagnosis.rates import Scale, Slowness
+from eigenstep.diagnosis.evidence.rates import Along, Scale, Slowness
 from eigenstep.objective import Objective
 from eigenstep.plain import key
 from eigenstep.rules import (
@@ -24,6 +24,7 @@ from eigenstep.stability.result import Limit
 from eigenstep.theory import max_stable_lr, radii
 from eigenstep.theory.limits import frozen_limit, largest_stable_eigenvalue, momentum_of, with_momentum
 
+TRIED, RECOMMENDED = "tried on copies", "the recommended lr"
 HALF = "half the limit"  # the row, and the lr: steep directions are as fast as they get, flat ones half that
 _SAME = 0.05  # an lr this close to half its limit is already there
 _MOMENTUM, _DECAY = 0.9, 0.01  # what people try first
@@ -39,7 +40,8 @@ class WhatIfRow:
     - max_stable_lr: with the change made.
     - ratio: of the lr to it.
     - rate: the factor per update of the error in the direction of the gradient's median eigenvalue (half of its squared
-      length lies in flatter ones), preconditioner frozen; None where the change has another spectrum.
+      length lies in flatter ones), preconditioner frozen; above the limit that of the sharp direction, which grows;
+      None where the change has another spectrum, or is not known.
     - tenfold: updates to a tenfold shrink there, at least 1; None where that direction grows.
     - largest_stable: the eigenvalue that the row's lr bears, in the rule's own units.
     - note: what else there is to know of the row.
@@ -60,43 +62,93 @@ class Pace:
     """How fast it goes, as it is and with a change; empty where no one rule describes all groups.
 
     - scale: how the edge's eigenvalues are the one rule's.
-    - slow: how slow the slow directions are.
+    - along: how the gradient lies in the spectrum.
+    - slow: the same, and how slow the slow directions are.
     - changes: the what-if table.
     """
 
     scale: Scale | None = None
+    along: Along | None = None
     slow: Slowness | None = None
     changes: tuple[WhatIfRow, ...] = field(default=(), metadata=key("limits"))
 
 
-def what_if(
-    objective: Objective, limit: Limit, scale: Scale, middle: float | None, top: float, *, at_rest: bool, seed: int
-) -> list[WhatIfRow]:
-    """Return the table of changes for an optimizer of one rule.
+@dataclass(frozen=True)
+class Table:
+    """What the rows of a table of changes are made of.
 
-    top, middle: the edge's largest eigenvalue and the gradient's median one, in the edge's units. at_rest: the gradient
-    is zero, so that a fresh Adam would have no unit.
+    - rule, sharp, slow: the one rule, its sharpest eigenvalue and the gradient's median one; None where not known.
+    - edge, lr: the largest stable lr and the lr, of the first group that moves.
+    - failed: the lr that failed on copies, from which on no rate below 1 is to be believed; None if none did.
     """
-    rule = scale.rule
-    sharp = float(scale.own(torch.tensor(top, dtype=torch.float64)))
-    slow = None if middle is None else float(scale.own(torch.tensor(middle, dtype=torch.float64)))
-    rows = [_row("as it is", rule, sharp, slow), _row("half the lr", rule.replace(lr=float(rule.lr) / 2), sharp, slow)]
-    edge = rows[0].max_stable_lr
-    if 0 < edge < math.inf and abs(rows[0].ratio - 0.5) > _SAME:
-        rows.append(_row(HALF, rule.replace(lr=edge / 2), sharp, slow))
-    if isinstance(rule, _SGD):
-        rows += _descent_rows(rule, sharp, slow)
-    elif isinstance(rule, AdaptiveRule) and (beta := momentum_of(rule)) is not None:
+
+    rule: LinearRule | None
+    sharp: float
+    slow: float | None
+    edge: float
+    lr: float
+    failed: float | None = None
+
+    def at(self, name: str, lr: float) -> WhatIfRow:
+        """The row of another lr."""
+        if self.rule is not None:
+            row = _row(name, self.rule.replace(lr=lr), self.sharp, self.slow)
+        else:
+            row = WhatIfRow(name, lr, self.edge, lr / self.edge if self.edge else math.inf, None, None)
+        if self.failed is not None and lr >= self.failed * (1 - _SAME) and row.ratio <= 1:
+            return replace(row, rate=None, tenfold=None, note="it failed on copies")
+        return row
+
+
+def what_if(
+    objective: Objective,
+    limit: Limit,
+    scale: Scale | None,
+    middle: float | None,
+    *,
+    settled: float | None = None,
+    failed: float | None = None,
+    instead: float | None = None,
+    recommended: float | None = None,
+    adam: bool = True,
+    seed: int = 0,
+) -> list[WhatIfRow]:
+    """Return the table of changes; of lrs alone where the groups run different rules.
+
+    middle: the gradient's median eigenvalue in the edge's units. settled: the largest stable lr once second moments
+    have settled, by which rows are judged where it is known; rates are then not. failed, instead: the lr that failed on
+    copies, and the one that did not. recommended: by a rehearsal. adam: whether a fresh Adam has a unit, and the time.
+    """
+    lr, edge = limit.lr, limit.max_stable_lr if settled is None else settled
+    rule, sharp, slow = None, 0.0, None
+    if scale is not None:
+        top = float(limit.edge.values[0]) if settled is None else lr / settled
+        rule, sharp = scale.rule, float(scale.own(torch.tensor(top, dtype=torch.float64)))
+        if middle is not None and settled is None:
+            slow = float(scale.own(torch.tensor(middle, dtype=torch.float64)))
+    table = Table(rule, sharp, slow, edge, lr, failed)
+    rows = [table.at("as it is", lr), table.at("half the lr", lr / 2)]
+    if 0 < edge < math.inf and abs(lr / edge - 0.5) > _SAME:
+        rows.append(table.at(HALF, edge / 2))
+    if instead is not None:
+        rows.append(table.at(TRIED, instead))
+    if recommended is not None:
+        rows.append(table.at(RECOMMENDED, recommended))
+    if scale is None:
+        return rows
+    if isinstance(scale.rule, _SGD):
+        rows += _descent_rows(scale.rule, sharp, slow)
+    elif isinstance(scale.rule, AdaptiveRule) and (beta := momentum_of(scale.rule)) is not None:
         name, new = ("momentum off", 0.0) if beta else (f"momentum {_MOMENTUM}", _MOMENTUM)
-        rows.append(_row(name, with_momentum(rule, new), sharp, slow))
+        rows.append(_row(name, with_momentum(scale.rule, new), sharp, slow))
     rows += _decay_rows(scale, sharp, slow)
-    if isinstance(rule, _SGD) and not at_rest:
+    if isinstance(scale.rule, _SGD) and adam:
         rows.append(_adam(objective, seed))
-    elif rule.adaptive and limit.sharpness is not None and limit.sharpness > 0:
+    elif scale.rule.adaptive and limit.sharpness is not None and limit.sharpness > 0:
         plain = GradientDescent(lr=1.0)
-        edge = max_stable_lr(plain, limit.sharpness)
+        stable = max_stable_lr(plain, limit.sharpness)
         note = "at half its limit; the rate is not known on this spectrum"
-        rows.append(WhatIfRow("SGD without momentum", edge / 2, edge, 0.5, None, None, note=note))
+        rows.append(WhatIfRow("SGD without momentum", stable / 2, stable, 0.5, None, None, note=note))
     return rows
 
 
@@ -143,7 +195,8 @@ def _adam(objective: Objective, seed: int) -> WhatIfRow:
 def _row(name: str, rule: LinearRule, sharp: float, slow: float | None) -> WhatIfRow:
     sharpness = torch.tensor(sharp, dtype=torch.float64)
     edge = float(frozen_limit(rule, sharpness)) if sharp > 0 else math.inf
-    rate = None if slow is None else float(radii(rule, torch.tensor([slow], dtype=torch.float64))[0])
+    worst = sharp if edge and float(rule.lr) > edge else slow
+    rate = None if worst is None else float(radii(rule, torch.tensor([worst], dtype=torch.float64))[0])
     if slow is not None and slow > 0 and rate == 1:
         tenfold: float | None = math.inf  # it shrinks, by less than the rounding of a factor
     else:

@@ -22,43 +22,29 @@ _SAME_PULL = 1e-3  # lr * decay differences up to here do not keep groups from b
 
 
 @dataclass(frozen=True, eq=False)
-class Slowness:
-    """How fast the error shrinks over the measured spectrum, with the preconditioner frozen, in the local quadratic.
+class Along:
+    """How the gradient lies in the spectrum, and what of the loss goes with it in the local quadratic, P frozen.
 
     - horizon: updates.
-    - tenfold: updates after which the error has shrunk tenfold, by quantile of the directions that curve upwards and
-      are told from zero.
-    - unresolved: a share of all directions; those that are not told from zero.
-    - flattest: updates; these directions need as many or more.
-    - stuck: a share of all directions; those whose error keeps more than nine tenths for the horizon, from the least
-      (of those that are resolved) to the most, at 95% over the random vectors.
-    - gradient_stuck: the same of the gradient's squared length, where none are drawn; flat directions, in which it
-      moves steadily, not among them.
+    - gradient_stuck: shares of the gradient's squared length, least and most; what keeps more than nine tenths of its
+      error for the horizon, flat directions, in which it moves steadily, not among them.
     - progress: a part of the loss, at most 1; the least that the local quadratic loses within the horizon (directions
       that curve downwards counted as flat; quadrature from the gradient sees the flattest directions last).
     - possible: the same at half the largest stable lr.
     - steady: parts of the loss; of both, what goes where nothing curves upwards if it falls on as steeply as here.
     - decayed: a part of the loss; the most that weight decay may cost.
     - gradient_norm: the gradient's length, decay included.
-    - negative: a share of directions; those that curve downwards, as the nodes stand.
-    - density: of the edge's operator.
     - gradient_values, gradient_weights: (nodes,) of the gradient's own spectral measure; weights sum to 1.
     - products: Hessian-vector products taken.
     """
 
     horizon: int
-    tenfold: dict[str, float]
-    unresolved: float
-    flattest: float | None
-    stuck: tuple[float, float]
     gradient_stuck: tuple[float, float]
     progress: float
     possible: float
     steady: tuple[float, float]
     decayed: float
     gradient_norm: float
-    negative: float
-    density: Density = field(repr=False)
     gradient_values: Tensor = field(repr=False)
     gradient_weights: Tensor = field(repr=False)
     products: int
@@ -80,6 +66,28 @@ class Slowness:
         order = values.argsort()
         reached = weights[order].cumsum(0) >= 0.5 * weights.sum()
         return float(values[order][int(reached.long().argmax())])
+
+
+@dataclass(frozen=True, eq=False)
+class Slowness(Along):
+    """How fast the error shrinks over the measured spectrum, with the preconditioner frozen, in the local quadratic.
+
+    - tenfold: updates after which the error has shrunk tenfold, by quantile of the directions that curve upwards and
+      are told from zero.
+    - unresolved: a share of all directions; those that are not told from zero.
+    - flattest: updates; these directions need as many or more.
+    - stuck: a share of all directions; those whose error keeps more than nine tenths for the horizon, from the least
+      (of those that are resolved) to the most, at 95% over the random vectors.
+    - negative: a share of directions; those that curve downwards, as the nodes stand.
+    - density: of the edge's operator.
+    """
+
+    tenfold: dict[str, float]
+    unresolved: float
+    flattest: float | None
+    stuck: tuple[float, float]
+    negative: float
+    density: Density = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def one_rule(edge: Edge) -> Scale | None:
     return Scale(rule.replace(lr=edge.lr, weight_decay=decay), per, middle, coupled)
 
 
-def slowness(
+def along_of(
     objective: Objective,
     edge: Edge,
     scale: Scale,
@@ -133,32 +141,16 @@ def slowness(
     *,
     horizon: int,
     loss: float,
-    penalty: float,
     top: float,
-    probes: int,
     steps: int,
     seed: int,
-) -> Slowness:
-    """Return how slow the slow directions are; inside a session. top: the edge's largest eigenvalue.
-
-    gradient, penalty: of the loss with its decay, 1/2 sum w x^2, and that sum.
-    """
-    seen = density(edge.operator, probes, steps, seed=seed)
+) -> Along:
+    """Return how the gradient lies in the edge's spectrum; inside a session. top: the edge's largest eigenvalue."""
+    decay, penalty = decay_of(objective, edge)
+    gradient = gradient + decay
     values, bounds, weights, length, products = along_gradient(edge, gradient, steps, seed)
-
-    def still(e: Tensor, blur: Tensor) -> tuple[Tensor, Tensor]:
-        r = scale.radii(e)
-        surely = (r <= 1) & (r**horizon > _STILL)
-        return surely, surely | (blur > e.abs() / 2)
-
-    surely, perhaps = still(seen.values, seen.bounds)
-    stuck = max(seen.interval(lambda _: surely)[0], 0.0), min(seen.interval(lambda _: perhaps)[1], 1.0)
     flat = _flat(values)
-    least, most = (min(float(weights[where & ~flat].sum()), 1.0) for where in still(values, bounds))
-
-    told = seen.bounds <= seen.values.abs() / 2
-    upwards = told & (seen.values > _FLAT * abs(top))
-    shrink = _tenfold(scale.radii(seen.values[upwards]))
+    stuck = [min(float(weights[where & ~flat].sum()), 1.0) for where in _still(scale, horizon, values, bounds)]
 
     def decrease(times: float, where: Tensor) -> float:
         return _decrease(scale, times, values=values, weights=weights * where, length=length, horizon=horizon)
@@ -166,24 +158,43 @@ def slowness(
     rates = (1.0, 0.5 / top if top > 0 else 1.0)
     now, best = (_part(decrease(times, torch.ones_like(values)), loss) for times in rates)
     slow_now, slow_best = (_part(decrease(times, flat), loss) for times in rates)
-    return Slowness(
+    return Along(
         horizon=horizon,
-        tenfold=_quantiles(shrink, seen.weights[upwards]),
-        unresolved=float(seen.weights[~told].sum()),
-        flattest=float(shrink[seen.values[upwards].argmin()]) if len(shrink) else None,
-        stuck=stuck,
-        gradient_stuck=(least, most),
+        gradient_stuck=(stuck[0], stuck[1]),
         progress=now,
         possible=best,
         steady=(slow_now, slow_best),
         decayed=penalty / abs(loss) if loss else 0.0,
         gradient_norm=vec.norm(gradient),
-        negative=seen.mass_below(-_FLAT * abs(top))[0],
-        density=seen,
         gradient_values=values,
         gradient_weights=weights,
-        products=products + int(seen.provenance["products"]),
+        products=products,
     )
+
+
+def slowness(edge: Edge, scale: Scale, along: Along, *, top: float, probes: int, steps: int, seed: int) -> Slowness:
+    """Return how slow the slow directions are; inside a session. top: the edge's largest eigenvalue."""
+    seen = density(edge.operator, probes, steps, seed=seed)
+    surely, perhaps = _still(scale, along.horizon, seen.values, seen.bounds)
+    told = seen.bounds <= seen.values.abs() / 2
+    upwards = told & (seen.values > _FLAT * abs(top))
+    shrink = _tenfold(scale.radii(seen.values[upwards]))
+    return Slowness(
+        **{**vars(along), "products": along.products + int(seen.provenance["products"])},
+        tenfold=_quantiles(shrink, seen.weights[upwards]),
+        unresolved=float(seen.weights[~told].sum()),
+        flattest=float(shrink[seen.values[upwards].argmin()]) if len(shrink) else None,
+        stuck=(max(seen.interval(lambda _: surely)[0], 0.0), min(seen.interval(lambda _: perhaps)[1], 1.0)),
+        negative=seen.mass_below(-_FLAT * abs(top))[0],
+        density=seen,
+    )
+
+
+def _still(scale: Scale, horizon: int, values: Tensor, blur: Tensor) -> tuple[Tensor, Tensor]:
+    """Where an error keeps nine tenths for the horizon: surely, and perhaps, where a value may be 0."""
+    r = scale.radii(values)
+    surely = (r <= 1) & (r**horizon > _STILL)
+    return surely, surely | (blur > values.abs() / 2)
 
 
 def decay_of(objective: Objective, edge: Edge) -> tuple[Tensor, float]:

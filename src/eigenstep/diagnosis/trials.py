@@ -1,0 +1,70 @@
+"""What a diagnosis tries on copies: the next updates as they are, and another lr where that one fails or crawls."""
+
+import math
+from collections.abc import Callable
+
+from eigenstep.bridge.param_groups import adapts
+from eigenstep.diagnosis.allowance import Allowance
+from eigenstep.diagnosis.evidence.play import Play, Playing
+from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.rehearsal import Rehearsal
+
+_LESS = (0.5, 0.25, 0.1, 0.03, 0.01)  # of an lr that fails, or of the limit below it, what is tried in its place
+_MORE = (0.5, 0.125, 0.03)  # of the limit, what is tried where an lr crawls
+_TRIED, _TRIED_LESS = 50, 200  # updates of those, at most
+_FALLS_MORE = 0.1  # of the loss at the start, for a higher lr to count as better
+
+
+class Trials:
+    """Plays of one diagnosis, within its time. lr: the peak that is played towards.
+
+    play: of the lr as it is; instead: of another that does better; None where there is none. reasons: why.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, allowance: Allowance, lr: float, seed: int) -> None:
+        self.rehearsal, self.allowance, self.lr, self.seed = rehearsal, allowance, lr, seed
+        self.play: Play | None = None
+        self.instead: Play | None = None
+        self.reasons: dict[str, str] = {}
+        self.products = 0
+        self._nothing = math.nan
+
+    def run(self, nothing: float) -> None:
+        """Play the lr as it is. nothing: the loss with all measured parameters at zero."""
+        self._nothing = nothing
+        playing = Playing(self.rehearsal, self.allowance, self.lr, seed=self.seed)
+        try:
+            self.play = playing.run(nothing)
+        except (InvalidValue, Unsupported) as error:  # a loss or an optimizer that copies do not have
+            if self.rehearsal.loop is not None:
+                raise
+            self.reasons["play"] = str(error)
+        self.products = playing.products
+
+    def lower(self) -> None:
+        """Look for a lower lr that does not fail, where this one does."""
+        if self.play is not None and self.play.fails:
+            adaptive = adapts(self.rehearsal.optimizer)
+            bound = self.lr if adaptive else min(self.lr, self.play.limits.get(0, self.lr))
+            self._try([bound * part for part in _LESS], _TRIED_LESS, lambda other: other.holds)
+
+    def higher(self, stable: float) -> bool | None:
+        """Whether some higher lr, a part of the largest stable one, does better; None if none was tried."""
+        lrs, play = [stable * part for part in _MORE if 2 * self.lr < stable * part < math.inf], self.play
+        if play is None:
+            return None
+        enough = min(play.late, play.losses[0]) - _FALLS_MORE * abs(play.losses[0])
+        return self._try(lrs, _TRIED, lambda other: other.late < enough)
+
+    def _try(self, lrs: list[float], most: int, does: Callable[[Play], bool]) -> bool | None:
+        """Play at each lr until one does what is wanted, and keep it; None if there was no time for any."""
+        tried = None
+        for lr in lrs:
+            playing = Playing(self.rehearsal, self.allowance, lr, seed=self.seed)
+            other = playing.run(self._nothing, looks=False, most=most)
+            if other.ended is not None:
+                return tried
+            if tried := does(other):
+                self.instead = other
+                return True
+        return tried
