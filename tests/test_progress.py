@@ -75,7 +75,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "limit_now": lambda o, **k: es.limit_now(o, sgd(o), **k),
     "critical_sharpness": lambda o, **k: es.critical_sharpness(o, sgd(o), **k),
     "diagnose": lambda o, **k: es.diagnose(o, sgd(o), **k),
-    "recommend": lambda o, **k: es.recommend(o, sgd(o), **k),
+    "recommend": lambda o, **k: es.recommend(o, sgd(o), budget=200, **k),
 }
 
 

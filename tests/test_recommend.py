@@ -174,7 +174,7 @@ def bad(change: str) -> Callable[[], Any]:
     if change == "foreign":
         optimizer = torch.optim.SGD(parts()[0].parameters(), lr=0.1)
     elif change == "schedule":
-        options["keep"] = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        options["schedule"] = "cosin"
     elif change == "one-shot":
         options["train"] = iter(loader)
     elif change == "outside":
@@ -183,7 +183,6 @@ def bad(change: str) -> Callable[[], Any]:
         options["momentum"] = [1.5]
     else:
         options[change] = 0
-    options.pop("keep", None)
     return lambda: es.recommend(objective, optimizer, **options)
 
 
@@ -191,7 +190,7 @@ def bad(change: str) -> Callable[[], Any]:
     ("change", "remedy"),
     [
         ("foreign", r"build the optimizer from objective\.model"),
-        ("schedule", "build the optimizer without the scheduler"),
+        ("schedule", "did you mean 'cosine'"),
         ("one-shot", "recommend: train.* read only once; pass the loader"),
         ("outside", r"let loss\(model, batch\) call its argument"),
         ("budget", "budget=0 must be a whole number"),

@@ -32,6 +32,11 @@ def among() -> Mapping[str, Any]:
     return MappingProxyType({"among": True})
 
 
+def unheld() -> Mapping[str, Any]:
+    """Return the metadata of a field, with a default, that no file holds: what lives in this process alone."""
+    return MappingProxyType({"unheld": True})
+
+
 def plain(value: Any) -> Any:
     """Return anything that a result holds as data for JSON: its own `as_dict`, or its fields.
 
@@ -55,7 +60,7 @@ def plain(value: Any) -> Any:
 def plain_fields(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that a file holds, under their keys there."""
     found: dict[str, Any] = {}
-    for f in fields(value):
+    for f in [f for f in fields(value) if "unheld" not in f.metadata]:
         held = getattr(value, f.name)
         if "among" in f.metadata:
             found |= plain_fields(held)
@@ -70,7 +75,7 @@ def restored_fields(kind: type, content: Mapping[str, Any], where: str = "") -> 
     Raises InvalidValue for a field that is missing or not of its annotation, by name.
     """
     found = {}
-    for f in fields(kind):
+    for f in [f for f in fields(kind) if "unheld" not in f.metadata]:
         name, hint, alone = _key(f), _hints(kind)[f.name], "alone" in f.metadata
         if "among" in f.metadata:
             found[f.name] = hint(**restored_fields(hint, content, where))

@@ -16,7 +16,9 @@ NOTHING = 3  # the exit code on which a script can gate: there is no lr to recom
 @click.command()
 @click.argument("target", metavar="FILE.py:FUNCTION")
 @click.option("--horizon", type=int, default=1000, show_default=True, help="Updates of the run that it is chosen for.")
-@click.option("--budget", type=int, default=500, show_default=True, help="Training steps that the search may take.")
+@options.schedule_options
+@click.option("--budget", type=int, help="Training steps of the search. [default: half the horizon, 1000 to 4000]")
+@click.option("--seconds", type=options.number, help="Stop the search after so long.")
 @click.option("--momentum", type=options.numbers, help="Choose among these as well, as in 0,0.9.")
 @click.option("--clip", type=options.number, help="The max_norm that you clip gradients to, if you do.")
 @click.option("--fast", is_flag=True, help="An answer in 20 s, with a wider interval.")
@@ -28,7 +30,10 @@ def command(
     ctx: click.Context,
     target: str,
     horizon: int,
-    budget: int,
+    schedule: str,
+    warmup: float,
+    budget: int | None,
+    seconds: float | None,
     momentum: float | list[float] | None,
     clip: float | None,
     fast: bool,
@@ -43,7 +48,7 @@ def command(
 
     \b
     eigenstep recommend examples/digits_cnn.py:objective
-    eigenstep recommend train.py:objective --horizon 5000 --report report.html
+    eigenstep recommend train.py:objective --horizon 5000 --schedule cosine --warmup 0.05 --report report.html
     """
     from eigenstep.cli import target as user
     from eigenstep.recommendation import recommend
@@ -51,8 +56,9 @@ def command(
 
     objective, optimizer, train = user.load_with_optimizer(target)
     among = [momentum] if isinstance(momentum, float) else momentum
-    search: dict[str, Any] = {"train": train, "horizon": horizon, "budget": budget, "momentum": among, "clip": clip}
-    found = recommend(objective, optimizer, **search, fast=fast, seed=seed, progress=True)
+    run: dict[str, Any] = {"train": train, "horizon": horizon, "schedule": schedule, "warmup": warmup, "clip": clip}
+    search: dict[str, Any] = {"budget": budget, "seconds": seconds, "momentum": among, "fast": fast, "seed": seed}
+    found = recommend(objective, optimizer, **run, **search, progress=True)
     if report is not None:
         recommendation_page(found, target).write(report)
     if as_json:
@@ -67,13 +73,15 @@ def command(
 
 def _show(found: "Recommendation") -> None:
     """Print the answer, the reason, the evidence, the candidates, and what was not checked."""
+    from eigenstep.recommendation.page import HEADS
+
     common.say(found.headline)
     common.say(found.reason)
     common.say()
     common.table("", ("", ""), found.evidence())
     common.say()
-    rows = [(c.lr, c.steps, c.losses[-1], c.diverged) for c in found.candidates]
-    common.table("What was run", ("lr", "updates", "loss", "diverged"), rows)
+    heads = tuple(HEADS[name] for name in found.results)
+    common.table("What was run", heads, list(zip(*found.results.values(), strict=True)))
     common.say()
     for text in found.unchecked:
         common.say(f"not checked: {text}")

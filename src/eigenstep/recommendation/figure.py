@@ -1,4 +1,4 @@
-"""The picture of a recommendation: the loss after each rehearsal against lr, with the answer and its interval."""
+"""The pictures of a recommendation: the loss after each rehearsal against lr, and the lr over the run."""
 
 import math
 from typing import TYPE_CHECKING
@@ -34,9 +34,20 @@ def recommendation_plot(r: Recommendation, ax: "Axes | None" = None) -> "Axes":
     if r.limit is not None and math.isfinite(r.limit.max_stable_lr):
         draw.line_at(r.limit.max_stable_lr, ax, color=draw.PURPLE)
         ax.plot([], [], color=draw.PURPLE, linestyle=(0, (1, 1.5)), linewidth=0.8, label="limit at the start")
-    draw.describe(ax, "lr", "loss on the probe", log="xy" if _positive(r.candidates) else "x")
+    lr, loss = "peak lr" if r.asked.falls else "lr", "validation loss" if r.asked.validation else "loss on the probe"
+    title = r.asked.schedule_words if r.asked.falls else ""
+    draw.describe(ax, lr, loss, title, log="xy" if _positive(r.candidates) else "x")
     if ax.get_legend_handles_labels()[0]:
         draw.legend(ax, "below", columns=2)
+    return ax
+
+
+def schedule_plot(r: Recommendation, lr: float, ax: "Axes") -> "Axes":
+    """Draw the lr over the run at the recommended peak."""
+    shape = r.asked.shape
+    updates = [i * (r.horizon - 1) / max(len(shape) - 1, 1) for i in range(len(shape))]
+    ax.plot(updates, [lr * factor for factor in shape], color=draw.BLUE, linewidth=1.2)
+    draw.describe(ax, "update", "lr", r.asked.schedule_words)
     return ax
 
 

@@ -2,7 +2,18 @@
 
 from eigenstep.bridge.param_groups import first_moving
 from eigenstep.html import Page
+from eigenstep.recommendation.figure import schedule_plot
 from eigenstep.recommendation.result import Recommendation
+from eigenstep.rehearsal.schedule import DECAY, SHAPES
+from eigenstep.result import cell
+
+HEADS = {
+    "lr": "lr",
+    "loss": "loss",
+    "steps": "updates",
+    "diverged": "diverged",
+    "under": "schedule",
+}
 
 
 def recommendation_page(r: Recommendation, target: str = "") -> Page:
@@ -11,17 +22,40 @@ def recommendation_page(r: Recommendation, target: str = "") -> Page:
 
     page = Page(f"The learning rate of {target}" if target else "The learning rate")
     page.verdict(r.headline, failing=r.lr is None).text(r.reason)
-    figure, axes = draw.panels(width=6.0, height=3.4)
+    figure, axes = draw.panels(columns=1 + r.asked.falls, width=6.0 + 2.0 * r.asked.falls, height=3.4)
     r.plot(axes[0])
+    if r.asked.falls and r.lr is not None:
+        schedule_plot(r, r.lr, axes[1])
     page.figure(figure).heading("Evidence").table((), r.evidence())
-    rows = [(f"{c.lr:.4g}", str(c.steps), f"{c.losses[-1]:.4g}", "yes" if c.diverged else "no") for c in r.candidates]
-    page.heading("What was run").table(("lr", "updates", "loss", "diverged"), rows)
+    ran = {HEADS[name]: column for name, column in r.results.items()}
+    page.heading("What was run").table(tuple(ran), [tuple(map(cell, row)) for row in zip(*ran.values(), strict=True)])
     page.heading("What was not checked").table((), [(text,) for text in (*r.unchecked, *r.notes)])
     if r.lr is not None:
-        loop = "for group in optimizer.param_groups:  # the groups' ratios are kept"
-        page.heading("Code to paste").code(f"{loop}\n    group['lr'] *= {r.lr:.4g} / {_base(r):.4g}")
+        page.heading("Code to paste").code(_code(r, r.lr))
     return page
 
 
-def _base(r: Recommendation) -> float:
-    return first_moving(r.asked.groups)
+def _code(r: Recommendation, lr: float) -> str:
+    """The lines that set the lr, and a named schedule around it."""
+    lines = [
+        "for group in optimizer.param_groups:  # the groups' ratios are kept",
+        f"    group['lr'] *= {lr:.4g} / {first_moving(r.asked.groups):.4g}",
+    ]
+    if not r.asked.falls:
+        return "\n".join(lines)
+    if r.schedule not in SHAPES:
+        return (
+            f"scheduler = advice.apply(optimizer)  # your {r.schedule}, its peak at {lr:.4g}: step() after each update"
+        )
+    after = f"(t - {r.warmup}) / {r.horizon - r.warmup}"
+    shape = {
+        "constant": "1.0",
+        "cosine": f"(1 + math.cos(math.pi * {after})) / 2",
+        "linear": f"1 - {after}",
+        "wsd": f"min(1.0, (1 - {after}) / {DECAY})",
+    }[r.schedule]
+    if r.warmup:
+        shape = f"(t + 1) / {r.warmup + 1} if t < {r.warmup} else {shape}"
+    lines = ["import math\n", *lines] if r.schedule == "cosine" else lines
+    lines.append(f"scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: {shape})")
+    return "\n".join([*lines, "# after each optimizer.step(): scheduler.step()"])

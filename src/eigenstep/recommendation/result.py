@@ -1,16 +1,20 @@
 """`Recommendation`: the learning rate found, its interval, the reason, the evidence, and what was not checked."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from eigenstep.bridge.param_groups import lr_of, put_lrs, put_momentum, set_lr
 from eigenstep.errors import InvalidValue
-from eigenstep.plain import among
+from eigenstep.plain import among, unheld
 from eigenstep.recommendation.parts import Asked, AtStart, Candidate, Rehearsals
+from eigenstep.rehearsal import Schedule, read_schedule
+from eigenstep.rehearsal.attach import attach
+from eigenstep.rehearsal.schedule import SHAPES
 from eigenstep.result import Result, Words
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.result import Limit
@@ -25,18 +29,19 @@ class Recommendation(Result):
 
     The parts' fields stand among the others in a file, and what is asked for most is at hand on the result itself.
 
-    lr: of the first param group that moves; the others keep their ratios to it. None where nothing trains, or too
-    little was run.
-    interval: within it no other lr was told apart from the chosen one; it ends below the smallest lr that diverged.
+    lr: the schedule's peak, of the first param group that moves; the others keep their ratios to it. None where nothing
+    trains, or too little was run.
+    interval: where the best lr lies in about 8 of 10 cases like those that it was calibrated on (benchmarks/advice);
+    it ends below the smallest lr that diverged.
     reason: why this lr, or why none.
     trains: False if no lr brings the loss down.
-    warmup: updates of a linear warm-up, where the start cannot take the lr; None if none is needed.
     unchecked: what the answer does not cover.
     notes: what the reader should know besides.
-    asked: what it was asked for: optimizer, horizon, budget.
+    asked: what it was asked for: optimizer, horizon, schedule, budget.
     at_start: the loss, the limit and the critical sharpness before the rehearsals.
     rehearsals: what was run, how far, and whether the answer was verified.
     rules: each param group's rule at the answer, as data (Rule.as_dict).
+    given: the schedule as it was rehearsed, for `apply`; no file holds it.
     alternatives: the answers for the other settings or optimizers, best first.
     """
 
@@ -46,7 +51,6 @@ class Recommendation(Result):
     interval: tuple[float, float] | None
     reason: str
     trains: bool
-    warmup: int | None
     unchecked: tuple[str, ...]
     notes: tuple[str, ...]
     asked: Asked = field(metadata=among())
@@ -54,6 +58,7 @@ class Recommendation(Result):
     rehearsals: Rehearsals = field(repr=False, metadata=among())
     rules: tuple[Mapping[str, Any], ...] = ()
     alternatives: tuple["Recommendation", ...] = field(default=(), repr=False)
+    given: Schedule | None = field(default=None, repr=False, metadata=unheld())
 
     @property
     def optimizer(self) -> str:
@@ -64,6 +69,16 @@ class Recommendation(Result):
     def horizon(self) -> int:
         """Updates of the run that the lr is for."""
         return self.asked.horizon
+
+    @property
+    def schedule(self) -> str:
+        """The name of the schedule whose peak the lr is."""
+        return self.asked.schedule
+
+    @property
+    def warmup(self) -> int:
+        """Updates of the linear warm-up that was asked for."""
+        return self.asked.warmup
 
     @property
     def settings(self) -> Mapping[str, float]:
@@ -131,40 +146,63 @@ class Recommendation(Result):
 
     @property
     def results(self) -> dict[str, list[Any]]:
-        """The rehearsals as columns, by lr: lr, loss (the probe's last), steps, diverged."""
+        """The rehearsals as columns, by lr: lr, loss (the last), steps, diverged; under, if not all as asked."""
         rows = sorted(self.candidates, key=lambda c: c.lr)
+        under = {"under": [c.under or "the schedule" for c in rows]} if any(c.under for c in rows) else {}
         return {
             "lr": [c.lr for c in rows],
             "loss": [c.losses[-1] for c in rows],
             "steps": [c.steps for c in rows],
             "diverged": [c.diverged for c in rows],
+            **under,
         }
 
-    def apply(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Set the optimizer's lr in place, its groups' ratios kept, and the momentum if it was searched; return it.
+    def apply(
+        self, optimizer: torch.optim.Optimizer, schedule: str | Callable[..., Any] | None = None
+    ) -> torch.optim.Optimizer | LRScheduler:
+        """Set the optimizer's lr in place, its groups' ratios kept, and the momentum if it was searched.
 
+        Returns the optimizer at a constant lr. Under a schedule, returns its torch scheduler, of which `step()` is to
+        be called once after each update: the one that is attached to the optimizer, the factory's own, or a LambdaLR.
+        schedule: for a recommendation out of a file, the function or factory that it was asked with.
         Raises InvalidValue if there is no lr to recommend, or the optimizer's groups are not those that were rehearsed.
         """
         if self.lr is None:
             raise InvalidValue(f"recommend: there is no lr to apply: {self.reason}")
-        if len(optimizer.param_groups) != len(self.asked.groups):
+        groups = self.asked.groups
+        if len(optimizer.param_groups) != len(groups):
             raise InvalidValue(
                 f"recommend: the optimizer has {len(optimizer.param_groups)} param groups, the one that was rehearsed "
-                f"{len(self.asked.groups)}; apply it to an optimizer built alike"
+                f"{len(groups)}; apply it to an optimizer built alike"
             )
         if type(optimizer).__name__ != self.optimizer:
             raise InvalidValue(
                 f"recommend: this lr is for {self.optimizer}, not for {type(optimizer).__name__}; build that optimizer"
             )
-        if lr_of(optimizer) == 0:
-            put_lrs(optimizer, self.asked.groups)
-        set_lr(optimizer, self.lr)
+        if lr_of(optimizer) == 0 and not hasattr(optimizer.step, "_wrapped_by_lr_sched"):
+            put_lrs(optimizer, groups)
+        shape = self._shape(optimizer, schedule)
         put_momentum(optimizer, self.settings.get("momentum"))
-        return optimizer
+        if shape.constant:
+            set_lr(optimizer, self.lr)
+            return optimizer
+        return attach("recommend", optimizer, shape, self.lr)
+
+    def _shape(self, optimizer: torch.optim.Optimizer, schedule: str | Callable[..., Any] | None) -> Schedule:
+        """The schedule that was rehearsed, read anew where the recommendation comes out of a file."""
+        if self.given is not None and schedule is None:
+            return self.given
+        if schedule is None and self.schedule not in SHAPES:
+            raise InvalidValue(
+                f"recommend: the schedule was {self.schedule}, and a file holds no functions; give it again: "
+                "apply(optimizer, schedule=...)"
+            )
+        named = schedule or self.schedule
+        return read_schedule("recommend", optimizer, named, self.warmup, self.horizon)
 
     def evidence(self) -> list[tuple[str, str]]:
         """The evidence, as pairs of what and how much."""
-        rows = []
+        rows = [("run", f"{self.horizon} updates, {self.asked.schedule_words}")]
         if self.limit is not None:
             low, high = self.limit.max_stable_lr_interval
             sure = "certified" if self.limit.certified else "not certified"
@@ -178,7 +216,10 @@ class Recommendation(Result):
             (f"limit after {step} updates", f"lr {edge:.3g}, at lr {lr:.3g}") for step, lr, edge in self.at_start.later
         ]
         if self.loss is not None:
-            rows.append(("loss at the start, and at the end of the chosen run", f"{self.start:.4g}, {self.loss:.4g}"))
+            which = "validation loss" if self.asked.validation else "loss"
+            rows.append(
+                (f"{which} at the start, and at the end of the answer's run", f"{self.start:.4g}, {self.loss:.4g}")
+            )
         state = f"{self.verified_steps} updates from the start, did not diverge" if self.verified else "not verified"
         rows.append(("verification", state))
         rows.append(("cost", f"{self.steps} training steps, {self.rehearsals.seconds:.1f} s"))
@@ -213,5 +254,5 @@ class Recommendation(Result):
         what = self.optimizer + "".join(f", {k} {v:g}" for k, v in self.settings.items())
         if self.lr is None or self.interval is None:
             return f"{what}: no lr to recommend"
-        warm = f", after a linear warm-up of {self.warmup} updates" if self.warmup else ""
-        return f"{what}: lr {self.lr:.3g} ({self.interval[0]:.2g} to {self.interval[1]:.2g}){warm}"
+        kind, shape = ("peak lr", f", {self.asked.schedule_words}") if self.asked.falls else ("lr", "")
+        return f"{what}: {kind} {self.lr:.3g} ({self.interval[0]:.2g} to {self.interval[1]:.2g}){shape}"

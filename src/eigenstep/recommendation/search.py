@@ -1,27 +1,35 @@
-"""The search for a learning rate by rehearsal: find the edge, halve the candidates below it, verify the winner."""
+"""The search for a learning rate by rehearsal: find the edge, compare twice, take the middle of the best, run it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from eigenstep.bridge.param_groups import adapts
 from eigenstep.rehearsal import Bottomless, Lane, Rehearsal, Spent
+from eigenstep.rehearsal.lanes import unbounded
 
-# Of the budget of steps, for 500: trials of 10 steps find the edge, then 6 candidates are run to 15 steps, 4 of them to
-# 40, 2 to 125; what is left verifies the answer. On the development tasks of benchmarks/advice such plans (5 to 7
-# candidates, 100 to 175 steps) all scored within .03; extrapolating the curves, or leaning towards lower or higher lr
-# at every comparison, only lost. The margin cost .005 of the mean there, and raised the worst tenth.
-TRIAL = 0.02
-RUNGS = ((6, 0.03), (4, 0.08), (2, 0.25))
-FAST_RUNGS = ((3, 0.06), (2, 0.25))
+# Of the budget of steps, for 1,000: trials of 20 steps find the edge; 6 candidates, a factor 2 apart, are run for 40
+# steps, and of the 4 around their best those that lower the loss for about 150, as long as what is left allows: so is
+# the answer itself at last. Chosen on the development tasks of benchmarks/advice, where plans that cut more often,
+# after fewer steps, lost .03 of the score: after 40 updates every lr within a factor 4 of the best looks alike.
+TRIAL, FIRST = 0.02, 0.04
+CANDIDATES, FINALISTS = 6, (1, 0, -1)  # the latter in steps from the best of the former
+FAST_FIRST, FAST_CANDIDATES, FAST_FINALISTS = 0.06, 3, (0, -1)
 SPACING = 2.0
-MARGIN = 2**0.5  # the answer stays this far below the winner: sharpness goes on rising after a rehearsal ends
-_SHORTEST = 10  # steps below which a verification says nothing: then the winner, run itself from the start, stands
 ABOVE = 4.0  # candidates begin this far above the best trial, or at the edge
-FEWEST = 60  # steps without which nothing can be said
+# Of the whole fall, in the log loss: a finalist that lies so far from the best counts 1 / e in the answer, since a lead
+# of less is noise; and the answer stays MARGIN below their middle, since too high costs more than too low.
+FLAT, MARGIN = 0.01, 2**0.5
+# A falling lr lets its peak lie above the best constant one: in full where the schedule's mean is half of its peak, as
+# a cosine's. So measured on the development tasks, the margin included; methods that do not adapt diverge sooner above.
+# Squeezed schedules misled there: they stay too short a time at their peak.
+LIFT_ADAPTIVE, LIFT = 2.4, 1.7
+LOOKS = 5  # at the loss, in a run's second half; the last three count
+FAR, FASTER = 10.0, 1.5  # sizes of the loss below 0, and how much more each look must fall than the one before it
+_SHORTEST = 10  # steps below which a verification says nothing: then a finalist, run itself from the start, stands
 _TRIALS = 0.3  # the share of the budget that finding the edge may take
 _DECADES = 14.0  # how far from the first guess the edge is looked for
-ALIKE = 0.1  # of the fall of the (log) loss: candidates closer than this were not told apart
 
 
 @dataclass
@@ -31,37 +39,62 @@ class LrSearch:
     rehearsal: Rehearsal
     base: float
     fast: bool
-    horizon: int
-    lanes: dict[int, Lane] = field(default_factory=dict)
-    order: list[Lane] = field(default_factory=list)  # the survivors of the last finished rung, best first
-    checks: list[Lane] = field(default_factory=list)  # the verification runs
+    lanes: dict[tuple[bool, float], Lane] = field(default_factory=dict)  # by whether the peak is held, and exponent
+    order: list[Lane] = field(default_factory=list)  # what was compared last, best first
+    check: Lane | None = None  # the answer's own run
     chosen: Lane | None = None
     stage: str = "nothing was run"
     missing: str | None = None
-    verified: bool = False
     unbounded: str | None = None  # what was seen of a loss without a floor
-    watch: Callable[[Lane], None] | None = None  # called with the leader after each rung
+    watch: Callable[[Lane], None] | None = None  # called with the leader after each comparison
 
     @property
     def spacing(self) -> float:
         """The ratio of neighbouring candidates."""
         return SPACING**2 if self.fast else SPACING
 
+    def __post_init__(self) -> None:
+        """What candidates run under: a constant lr, or the way up to the schedule's peak, shortened, and the peak."""
+        schedule = self.rehearsal.schedule
+        self.held = schedule
+        if not schedule.constant:
+            rise = schedule.shape().index(max(schedule.shape()))
+            self.held = schedule.held(math.ceil(rise * self._length(FIRST) / schedule.horizon))
+
+    @property
+    def horizon(self) -> int:
+        """The updates of the run that an lr is looked for."""
+        return self.rehearsal.schedule.horizon
+
     def run(self) -> None:
         """Search until done, or until steps, time or patience are used up; then `missing` says what was left out."""
         try:
             self._bracket()
             if self.good():
-                self._halve()
+                self._compare()
                 self._verify()
+                self._look_for_a_floor()
         except Bottomless as seen:
             self.unbounded = str(seen)
         except Spent as spent:
             self.missing = f"{spent}, {self.stage}"
 
-    def good(self) -> list[int]:
-        """The exponents whose runs lowered the loss, in order."""
-        return sorted(k for k, lane in self.lanes.items() if lane.loss < self.rehearsal.start)
+    def lane(self, k: float, whole: bool = False) -> Lane:
+        """The lane at base * SPACING^k with its peak held, or under the whole schedule; the same for a constant lr."""
+        schedule = self.rehearsal.schedule if whole else self.held
+        key = (schedule is self.held, k)
+        known = self.lanes.get(key)
+        if known is None or (known.copies is None and not known.diverged):  # given back: to be run from the start anew
+            self.lanes[key] = self.rehearsal.lane(self.base * SPACING**k, schedule)
+        return self.lanes[key]
+
+    def _length(self, share: float) -> int:
+        budget = self.rehearsal.budget
+        return max(3, min(round(share * (budget.used + budget.left)), self.horizon))
+
+    def good(self) -> list[float]:
+        """The exponents whose trials lowered the loss, in order."""
+        return sorted({k for (_, k), lane in self.lanes.items() if lane.loss < self.rehearsal.start})
 
     @property
     def edge(self) -> tuple[float, float] | None:
@@ -69,22 +102,14 @@ class LrSearch:
         good = self.good()
         if not good:
             return None
-        worse = [lane.lr for k, lane in self.lanes.items() if k > good[-1]]
-        return self.lanes[good[-1]].lr, min(worse, default=math.inf)
+        worse = [lane.lr for (_, k), lane in self.lanes.items() if k > good[-1]]
+        return self.base * SPACING ** good[-1], min(worse, default=math.inf)
 
-    def lane(self, k: int) -> Lane:
-        """The lane at base * SPACING^k."""
-        if k not in self.lanes:
-            self.lanes[k] = self.rehearsal.lane(self.base * SPACING**k)
-        return self.lanes[k]
-
-    def _length(self, share: float) -> int:
-        return max(3, min(round(share * self.rehearsal.budget.steps), self.horizon))
-
-    def _trial(self, k: int) -> bool:
+    def _trial(self, k: float) -> bool:
         """Whether a larger lr may still do: a short run at this exponent lowers the loss, or leaves it where it was."""
+        length = self._length(TRIAL)
         lane = self.lane(k)
-        self.rehearsal.run(lane, self._length(TRIAL))
+        self.rehearsal.run(lane, length, looks=1)
         if lane.diverged:
             lane.free()
         return lane.loss <= self.rehearsal.start  # equal: too small a step to tell, as on a plateau
@@ -95,66 +120,143 @@ class LrSearch:
         allowed = _TRIALS * self.rehearsal.budget.steps
         far = _DECADES / math.log10(SPACING)
         k, up = 0, self._trial(0)
+        tried = [0]
         while self.rehearsal.budget.used < allowed and abs(k) < far:
             step = 2 if up else -2
+            tried.append(k + step)
             if self._trial(k + step) != up:
+                tried.append(k + step // 2)
                 self._trial(k + step // 2)
                 break
             k += step
             if up and self._past_it(k):
                 break
-        k = min(self.lanes)
+        k = min(tried)
         while not self.good() and self.rehearsal.budget.used < allowed and abs(k) < far:
             k -= 2  # the loss stood still at first, because the step was too long: it came back to where it had been
             self._trial(k)
 
     def _past_it(self, k: int) -> bool:
         """Whether the loss has been getting worse for a factor of 64: what lies above is not worth looking at."""
-        losses = [self.lanes[k - i].loss for i in (0, 2, 4, 6) if k - i in self.lanes]
+        tried = {exponent: lane.loss for (_, exponent), lane in self.lanes.items()}
+        losses = [tried[k - i] for i in (0, 2, 4, 6) if k - i in tried]
         return len(losses) == 4 and all(a > b for a, b in pairwise(losses))
 
-    def _halve(self) -> None:
-        """Compare candidates on longer and longer runs."""
+    def _compare(self) -> None:
+        """Run candidates below the edge for a while, then those around the best of them as long as steps allow."""
         self.stage = "before any candidates were compared"
-        good = self.good()
-        best = min(good, key=lambda k: self.lanes[k].loss)
-        rungs, stride = (FAST_RUNGS, 2) if self.fast else (RUNGS, 1)
-        top = min(good[-1], best + round(math.log(ABOVE, SPACING)))
-        chosen = [self.lane(top - stride * i) for i in range(rungs[0][0])]
+        best = self._exponent(min(self.lanes.values(), key=lambda lane: lane.loss))
+        top = min(self.good()[-1], best + round(math.log(ABOVE, SPACING)))
+        stride, budget = 2 if self.fast else 1, self.rehearsal.budget
+        number, share = (FAST_CANDIDATES, FAST_FIRST) if self.fast else (CANDIDATES, FIRST)
+        self._run([top - stride * i for i in range(number)], self._length(share))
+        best = self._exponent(self.order[0])
+        around = [best + stride * step for step in (FAST_FINALISTS if self.fast else FINALISTS)]
+        chosen = [k for k in around if k == best or not self._raises(k)]
+        runs = len(chosen) + 2 - self.fast  # one more where they point to, and the answer's own
+        whole = self.held is not self.rehearsal.schedule and runs * self.horizon <= budget.left
+        begun = [
+            lane for k in chosen if (lane := self.lanes.get((not whole, k))) is not None and lane.copies is not None
+        ]
+        done = [lane.step for lane in begun]  # steps that they go on from
+        length = max([3, *done, min(self.horizon, (budget.left + sum(done)) // runs)])
+        self._run(chosen, length, whole)
+        if not self.fast and (beyond := self._beyond()) is not None:
+            self._run([*chosen, beyond], length, whole)
+
+    def _beyond(self) -> float | None:
+        """Where one more finalist tells most: past the best if it is the last one, else half way to the better side."""
+        ranks = {self._exponent(lane): self.rank(lane) for lane in self.order}
+        best = self._exponent(self.order[0])
+        sides = {side: ranks.get(best + side) for side in (1, -1)}
+        for side, rank in sides.items():
+            if rank is None and not self._raises(best + side):
+                return best + side
+        known = {side: rank for side, rank in sides.items() if rank is not None}
+        return best + min(known, key=lambda side: known[side]) / 2 if known else None
+
+    def _run(self, exponents: Sequence[float], length: int, whole: bool = False) -> None:
+        """Run candidates until they have taken so many steps, and order them."""
+        chosen = [self.lane(k, whole) for k in exponents]
         for lane in [lane for lane in self.lanes.values() if lane not in chosen]:
             lane.free()
-        for number, share in rungs:
-            length = self._length(share)
-            for lane in chosen[number:]:
-                lane.free()
-            chosen = chosen[:number]
-            for lane in chosen:
-                self.rehearsal.run(lane, length)
-            chosen = sorted(chosen, key=self.rank)
-            self.order = list(chosen)
-            self.stage = f"after {len(chosen)} candidates had been compared over {length} steps each"
-            if self.watch is not None and not chosen[0].diverged:
-                self.watch(chosen[0])
+        for lane in chosen:
+            self.rehearsal.run(lane, length, looks=LOOKS)
+        self.order = sorted(chosen, key=self.rank)
+        self.stage = f"after {len(chosen)} candidates had been compared over {length} steps each"
+        if self.watch is not None and not self.order[0].diverged:
+            self.watch(self.order[0])
+
+    def _exponent(self, lane: Lane) -> float:
+        """A lane's exponent, whole or half."""
+        return round(2 * math.log(lane.lr / self.base, SPACING)) / 2
+
+    def _raises(self, k: float) -> bool:
+        """Whether a run at this exponent has raised the loss, or diverged."""
+        ends = [lane.loss for (_, exponent), lane in self.lanes.items() if exponent == k]
+        return bool(ends) and not ends[-1] < self.rehearsal.start
 
     def _verify(self) -> None:
-        """Run the lr a margin below the winner's from the start; one that diverges makes way for the next best's."""
+        """Run the answer from the start, as long as the finalists; if it diverges, the next lower finalist is it."""
         self.stage = "before the chosen lr was verified"
-        budget = self.rehearsal.budget
-        for lane in list(self.order):
-            check = lane
-            if budget.left >= min(_SHORTEST, self.horizon):
-                check = self.rehearsal.lane(lane.lr / MARGIN)
-                self.checks.append(check)
-                self.rehearsal.run(check, min(budget.left, self.horizon))
+        lr, budget = self.middle(), self.rehearsal.budget
+        if lr is None:
+            return
+        length = min(self.horizon, budget.left)  # as long as the finalists, and what dividing has left over
+        if length >= min(_SHORTEST, self.horizon):
+            schedule = self.rehearsal.schedule
+            as_it_is = schedule.constant or length == self.horizon
+            check = self.rehearsal.lane(lr, schedule if as_it_is else schedule.squeezed(length))
+            self.check = check
+            self.rehearsal.run(check, length, looks=LOOKS)
             if check.loss < self.rehearsal.start:
-                self.chosen, self.verified = check, True
+                self.chosen = check
                 return
-            self.order.remove(lane)
+        held = [lane for lane in self.order if lane.loss < self.rehearsal.start]
+        self.chosen = max((lane for lane in held if lane.lr < lr), key=lambda lane: lane.lr, default=held[0])
+
+    def _look_for_a_floor(self) -> None:
+        """Say that the loss is unbounded where the lowest run and the answer's are far below 0 and fall ever faster."""
+        size = FAR * max(abs(self.rehearsal.start), self.rehearsal.fall)
+        lanes = [lane for lane in (self.winner, self.chosen) if lane is not None]
+        if lanes and all(lane.losses[-1] < -size and _ever_faster(lane.tail()) for lane in lanes):
+            self.unbounded = unbounded(lanes[0].lr, self.rehearsal.start, lanes[0].losses[-1], lanes[0].step)
+
+    def middle(self) -> float | None:
+        """A margin below the mean of the log lrs of what was compared last, weighted by how near each came to the best.
+
+        None where none of them lowered the loss.
+        """
+        held = [lane for lane in self.order if lane.loss < self.rehearsal.start]
+        if not held:
+            return None
+        levels = [self.rank(lane) for lane in held]
+        best = min(levels)
+        scale = FLAT * (self.level(self.rehearsal.start) - best)
+        weights = [math.exp((best - level) / scale) for level in levels]
+        total = math.fsum(w * math.log(lane.lr) for w, lane in zip(weights, held, strict=True))
+        return math.exp(total / math.fsum(weights)) / MARGIN * self.lift
+
+    @property
+    def lift(self) -> float:
+        """How far a peak may lie above the lr that is best held; 1 for a constant lr, and after whole schedules."""
+        schedule = self.rehearsal.schedule
+        if schedule.constant or not self.order or self.order[0].schedule is schedule:
+            return 1.0
+        full = LIFT_ADAPTIVE if adapts(self.rehearsal.optimizer) else LIFT
+        return math.pow(full, min(1.0, 2 * (1 - schedule.mean)))
 
     @property
     def everything(self) -> list[Lane]:
-        """Every lane that was run, by lr."""
-        return sorted((x for x in [*self.lanes.values(), *self.checks] if x.step), key=lambda lane: lane.lr)
+        """Every lane that was run, by lr, the longest of an lr last."""
+        lanes = [*self.lanes.values(), *([] if self.check is None else [self.check])]
+        return sorted((lane for lane in lanes if lane.step), key=lambda lane: (lane.lr, lane.step))
+
+    @property
+    def winner(self) -> Lane | None:
+        """Of all runs the one that ended lowest, below the start; None if none did."""
+        held = [lane for lane in self.everything if lane.loss < self.rehearsal.start]
+        return min(held, key=lambda lane: lane.loss, default=None)
 
     def level(self, loss: float) -> float:
         """The loss on the scale on which candidates are compared: its logarithm, as long as losses are positive."""
@@ -164,19 +266,12 @@ class LrSearch:
         return math.log(loss) if positive else loss
 
     def rank(self, lane: Lane) -> float:
-        """Half the loss now, half the worst of the run's second half: a run that jumps is too close to the edge."""
-        return (self.level(lane.loss) + max(self.level(v) for v in lane.tail())) / 2
+        """The mean level over a run's last quarter; infinite for one that ended above its start."""
+        levels = [self.level(v) for v in lane.tail(0.75)]
+        return math.fsum(levels) / len(levels) if levels and lane.loss < self.rehearsal.start else math.inf
 
-    def interval(self, best: Lane, chosen: Lane) -> tuple[float, float]:
-        """The lrs not told apart from the winner, widened to the middle of the gap to the next; below what diverged."""
-        fall = self.level(self.rehearsal.start) - self.level(best.loss)
-        alike = [chosen.lr, best.lr, *(lane.lr for lane in self.order if self._gap(lane, best) <= ALIKE * fall)]
-        half = math.sqrt(self.spacing)
-        left = [lane.lr for lane in self.everything if lane.lr > chosen.lr and lane.loss >= self.rehearsal.start]
-        return min(alike) / half, min([max(alike) * half, *left])
 
-    def _gap(self, lane: Lane, best: Lane) -> float:
-        """How much worse a candidate was where both were last compared."""
-        if lane.step not in best.points:
-            return math.inf
-        return abs(self.level(lane.loss) - self.level(best.losses[best.points.index(lane.step)]))
+def _ever_faster(losses: Sequence[float]) -> bool:
+    """Whether a loss falls more from look to look, each time by a factor, as it does where it has no floor."""
+    falls = [a - b for a, b in pairwise(losses)]
+    return len(falls) > 2 and all(after > FASTER * before > 0 for before, after in pairwise(falls))

@@ -1,11 +1,15 @@
 """What `recommend` measures beside its rehearsals: the limit at the start and later, the critical sharpness."""
 
 import math
+import time
 
 import torch
 
 from eigenstep.bridge.param_groups import lr_of
+from eigenstep.curvature.lanczos import Aim
 from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.objective import Objective
+from eigenstep.progress import FORWARD, PRODUCT
 from eigenstep.recommendation.parts import Later
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.rehearsal import Lane, Rehearsal
@@ -14,7 +18,15 @@ from eigenstep.stability.limit import limit_now
 from eigenstep.stability.result import Limit
 from eigenstep.stability.zero_gradient import share_of, zero_gradient_names
 
+_SHARE = 0.25  # of the time that is left, where it is limited: what the limit, mere evidence, may take
 _CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
+
+
+def _seconds_of_limit(objective: Objective) -> float:
+    """About how long it takes to measure the limit, by the time of one evaluation of the loss."""
+    began = time.perf_counter()
+    objective.value()
+    return (time.perf_counter() - began) * Aim().expected * PRODUCT / FORWARD
 
 
 class StartMeasurements:
@@ -30,15 +42,11 @@ class StartMeasurements:
         self._rehearsal: Rehearsal | None = None
 
     def look(self, rehearsal: Rehearsal, fast: bool) -> None:
-        """Measure the limit and the critical sharpness at the start."""
+        """Measure the critical sharpness and the limit at the start; the limit not where it would take too long."""
         self._rehearsal = rehearsal
         start = rehearsal.probe.on(rehearsal.model)
         if not math.isfinite(rehearsal.start):
             return
-        try:
-            self.limit = limit_now(start, rehearsal.optimizer, quick=fast, sharpness=False)
-        except (Unsupported, InvalidValue) as error:
-            self.notes.append(f"no linear limit, so judged by critical sharpness and rehearsal: {error}")
         self.critical = critical_sharpness(start, rehearsal.optimizer, tol=0.1 if fast else 0.01)
         if self.critical.multiple == math.inf:
             self.bottomless = bottomless(start, rehearsal.optimizer)
@@ -46,6 +54,18 @@ class StartMeasurements:
             rehearsal.fall = abs(self.critical.slope) * self.critical.multiple
         if self.critical.reason is not None:
             self.notes.append(f"no critical sharpness: {self.critical.reason}")
+        if (until := rehearsal.budget.until) < math.inf:
+            expected, left = _seconds_of_limit(start), max(until - time.perf_counter(), 0.0)
+            if expected > _SHARE * left:
+                self.notes.append(
+                    f"the limit at the start was not measured: it would take about {expected:.2g} of the {left:.2g} "
+                    "seconds left"
+                )
+                return
+        try:
+            self.limit = limit_now(start, rehearsal.optimizer, quick=fast, sharpness=False)
+        except (Unsupported, InvalidValue) as error:
+            self.notes.append(f"no linear limit, so judged by critical sharpness and rehearsal: {error}")
 
     def first_guess(self, optimizer: torch.optim.Optimizer) -> float:
         """Where the search begins: the critical lr, else the limit, else the lr that is set."""
@@ -59,6 +79,8 @@ class StartMeasurements:
     def follow(self, lane: Lane) -> None:
         """Measure the limit where a rehearsal stands, from the first one's vectors, if that is cheap."""
         if self.limit is None or self.limit.seconds > _CHEAP or self._rehearsal is None or lane.copies is None:
+            return
+        if any((each.steps, each.lr) == (lane.step, lane.lr) for each in self.later):
             return
         model, optimizer = lane.copies
         try:
@@ -81,12 +103,3 @@ class StartMeasurements:
         ends = probe.on(search.rehearsal.model), probe.on(lane.copies[0])
         first, last = (set(zero_gradient_names(on, on.gradient())) for on in ends)
         self.zero_gradient_share = share_of(ends[0], first & last)
-
-    def warmup(self, lr: float, steps: int) -> int | None:
-        """Updates until the limit has risen above the lr, where it is below at the start; None if no warm-up is needed.
-
-        An adaptive rule's frozen limit says little while its second moments are young: there is no such advice then.
-        """
-        if self.limit is None or self.limit.adapts or lr <= self.limit.max_stable_lr:
-            return None
-        return next((step for step, at, edge in self.later if edge >= lr and at >= lr / 2), steps)

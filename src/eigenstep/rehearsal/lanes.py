@@ -37,28 +37,40 @@ class Budget:
         self.steps, self.used, self.watch = steps, 0, watch
         self.began = time.perf_counter()
         self.until = math.inf if seconds is None else self.began + seconds
+        self._stepping = self.began  # when the first step was taken
 
     def take(self) -> None:
         """Count one step. Raises Spent when there is none left."""
         if self.used >= self.steps:
             raise Spent(f"the budget of {self.steps} training steps is used up")
         if time.perf_counter() > self.until:
-            raise Spent(f"the time allowed, {self.until - self.began:.0f} s, is used up")
+            raise Spent(f"the time allowed, {self.until - self.began:.3g} s, is used up")
+        if not self.used:
+            self._stepping = time.perf_counter()
         self.used += 1
         if self.watch is not None:
             self.watch(self.used, self.steps)
 
     @property
     def left(self) -> int:
-        """Steps left."""
-        return self.steps - self.used
+        """Steps left; where time is limited no more than it allows at the pace so far."""
+        left = self.steps - self.used
+        if math.isinf(self.until) or not self.used:
+            return left
+        now = time.perf_counter()
+        return min(left, int((self.until - now) * self.used / (now - self._stepping)))
 
 
 class Lane:
-    """One learning rate on its own copies: `step` so far, the probe's loss at `points`, and whether it diverged."""
+    """One learning rate on its own copies: `step` so far, the probe's loss at `points`, and whether it diverged.
 
-    def __init__(self, lr: float, model: nn.Module, optimizer: torch.optim.Optimizer, start: float) -> None:
-        self.lr = lr
+    The lr is the peak of the lane's own schedule.
+    """
+
+    def __init__(
+        self, lr: float, schedule: Schedule, model: nn.Module, optimizer: torch.optim.Optimizer, start: float
+    ) -> None:
+        self.lr, self.schedule = lr, schedule
         self.copies: tuple[nn.Module, torch.optim.Optimizer] | None = (model, optimizer)
         self.step, self.diverged = 0, False
         self.points, self.losses = [0], [start]
@@ -87,9 +99,10 @@ class Lane:
 class Rehearsal:
     """Lanes that start from one model and optimizer, on copies; the user's own are only ever copied from.
 
-    Every lane sees the same mini-batches and the same random numbers, so that lanes differ by lr alone. A lane's lr is
-    the peak of `schedule`. loop: the user's own training step; without it the plain one, gradients clipped to the norm
-    `clip`. what: the public call, for messages.
+    Every lane sees the same mini-batches and the same random numbers, so that lanes of one schedule differ by lr alone.
+    A lane's lr is the peak of `schedule`, or of its own. loop: the user's own training step; without it the plain one,
+    gradients clipped to the norm `clip`. validation: data whose loss, in eval mode, judges the lanes instead of the
+    objective's. what: the public call, for messages.
     """
 
     def __init__(
@@ -103,6 +116,7 @@ class Rehearsal:
         *,
         loop: Loop | None = None,
         clip: float | None = None,
+        validation: Any = None,
         seed: int,
     ) -> None:
         self.what, self.objective, self.stream, self.budget, self.seed = what, objective, stream, budget, seed
@@ -113,6 +127,9 @@ class Rehearsal:
         own, begun = (objective.model, optimizer), (self.model, self.optimizer)
         self.take = plain_loop(what, objective, clip) if loop is None else users_loop(what, loop, own, begun)
         self.probe, self.whole = probe_of(objective)
+        self.judge = self.probe
+        if validation is not None:
+            self.judge, self.whole = probe_of(held_out(objective, validation))
         self.first = math.nan  # the first mini-batch's loss at the start
         self.fall = 0.0  # what a first step of a sensible length takes off the loss, so that a start near 0 is no size
 
@@ -126,19 +143,23 @@ class Rehearsal:
             yield
 
     def loss_of(self, model: nn.Module) -> float:
-        """The probe's loss of a copy."""
-        with restore.in_mode(model, self.objective.mode):
-            return self.probe.on(model).value()
+        """The judging loss of a copy."""
+        with restore.in_mode(model, self.judge.mode):
+            return self.judge.on(model).value()
 
-    def lane(self, lr: float) -> Lane:
-        """A new lane from the start."""
+    def lane(self, lr: float, schedule: Schedule | None = None) -> Lane:
+        """A new lane from the start, under a schedule of its own or the rehearsal's."""
         model, optimizer = copied(self.what, self.model, self.optimizer)
-        self.schedule.put(optimizer, lr, 0)
-        return Lane(lr, model, optimizer, self.start)
+        schedule = schedule or self.schedule
+        schedule.put(optimizer, lr, 0)
+        return Lane(lr, schedule, model, optimizer, self.start)
 
-    def run(self, lane: Lane, until: int) -> None:
-        """Train a lane until it has taken `until` steps or diverged, with probes at 1/2, 3/4 and the end of the way."""
-        due = {until, until // 2, 3 * until // 4}
+    def run(self, lane: Lane, until: int, *, looks: int = 3) -> None:
+        """Train a lane until it has taken `until` steps or diverged, with so many looks at the loss.
+
+        They are spread evenly over the second half of the way; the last, or only one, is at its end.
+        """
+        due = {until - i * until // (2 * max(looks - 1, 1)) for i in range(looks)}
         while lane.step < until and not lane.diverged and lane.copies is not None:
             self.budget.take()
             with spent(GRADIENT):
@@ -148,10 +169,7 @@ class Rehearsal:
                 self.first = value
             far = _WILD * max(abs(self.first), self.fall, 1e-12)
             if value < -far:
-                raise Bottomless(
-                    f"the loss is unbounded: at lr {lane.lr:.3g} it went from {self.start:.4g} to {value:.3g} within "
-                    f"{lane.step - 1} updates and falls on, so that no lr is right; {GIVE_A_FLOOR}"
-                )
+                raise Bottomless(unbounded(lane.lr, self.start, value, lane.step - 1))
             wild = not value <= far
             if wild or lane.step in due:
                 lane.points.append(lane.step)
@@ -162,8 +180,23 @@ class Rehearsal:
         """One training step of a lane as the user's loop takes it; the mini-batch's loss before it."""
         batch = self.stream[lane.step]
         restore.seed_all(self.seed + lane.step)
-        self.schedule.put(optimizer, lane.lr, lane.step)
+        lane.schedule.put(optimizer, lane.lr, lane.step)
         return self.take(model, optimizer, batch, lane.step == 0)
+
+
+def unbounded(lr: float, start: float, end: float, updates: int) -> str:
+    """What to say of a loss that has no floor."""
+    return (
+        f"the loss is unbounded: at lr {lr:.3g} it went from {start:.4g} to {end:.3g} within {updates} updates and "
+        f"falls on, so that no lr is right; {GIVE_A_FLOOR}"
+    )
+
+
+def held_out(objective: Objective, data: Any) -> Objective:
+    """The objective's loss on other data in eval mode, as a validation loss is taken."""
+    other = objective.over(data)
+    other.mode = "eval"
+    return other
 
 
 def probe_of(objective: Objective) -> tuple[Objective, bool]:

@@ -90,6 +90,25 @@ class Schedule:
         if self.momenta:
             put_momenta(optimizer, self.momenta[t])
 
+    @property
+    def mean(self) -> float:
+        """The mean factor over the horizon, the peak being 1."""
+        return math.fsum(self.shape()) / self.horizon
+
+    def held(self, rise: int) -> "Schedule":
+        """The way up to the peak in so many updates, and the peak from there on: how a long run begins, in a short one.
+
+        >>> held = Schedule("linear", 6, 2, [(1 / 3,), (2 / 3,), (1.0,), (0.75,), (0.5,), (0.25,)]).held(1)
+        >>> held.factors
+        [(0.6666666666666666,), (1.0,)]
+        """
+        shape = self.shape()
+        top = shape.index(max(shape))
+        rise = min(rise, top)
+        at = [int((t + 0.5) * top / rise) for t in range(rise)] + [top]
+        momenta = [self.momenta[i] for i in at] if self.momenta else ()
+        return Schedule(self.name, rise + 1, rise, [self.factors[i] for i in at], momenta, self.source)
+
     def squeezed(self, updates: int) -> "Schedule":
         """The same shape in fewer or more updates: update t stands where it stands in its part of the run."""
         at = [min(int((t + 0.5) * self.horizon / updates), self.horizon - 1) for t in range(updates)]

@@ -1,0 +1,215 @@
+"""recommend under schedules, with the user's own loop and validation data: what is rehearsed is what runs."""
+
+import copy
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contracts.snapshot import Snapshot
+from torch import Tensor, nn
+from torch.optim import lr_scheduler as torchs
+
+import eigenstep as es
+
+X = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
+Y = (X @ torch.arange(1.0, 5.0))[:, None].tanh()
+BATCHES = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 96, 16)]
+VALID = (X[:32] + 0.1, Y[:32])
+
+
+def mse(model: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+
+def parts(lr: float = 0.01) -> tuple[nn.Module, es.Objective, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    first, *rest = model.parameters()
+    groups = [{"params": [first]}, {"params": rest, "lr": lr / 2}]
+    return model, es.Objective(model, mse, (X, Y)), torch.optim.SGD(groups, lr=lr, momentum=0.9)
+
+
+def clipped(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
+    """A loop of the user's: two halves accumulated, clipped."""
+    optimizer.zero_grad()
+    for part in range(2):
+        value = mse(model, (batch[0][part::2], batch[1][part::2])) / 2
+        value.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+    return value
+
+
+def loss_of(model: nn.Module, data: Any = (X, Y)) -> float:
+    """The mean loss as the objective takes it, buffers put back."""
+    held = copy.deepcopy(model)
+    return float(mse(held, data).detach())
+
+
+SCHEDULES: dict[str, tuple[Any, Any, float]] = {
+    "cosine": ("cosine", lambda o: torchs.CosineAnnealingLR(o, 40), 0),
+    "wsd after a warm-up": (
+        "wsd",
+        lambda o: torchs.LambdaLR(o, lambda t: (t + 1) / 5 if t < 4 else min(1.0, (40 - t) / 36 / 0.2)),
+        4,
+    ),
+    "a function": (lambda t: 0.9**t, lambda o: torchs.ExponentialLR(o, 0.9), 0),
+    "a factory": (functools.partial(torchs.StepLR, step_size=9, gamma=0.5), lambda o: torchs.StepLR(o, 9, 0.5), 0),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_answers_run_is_a_plain_loop_with_torchs_scheduler(name: str) -> None:
+    """The budget reaches the horizon: what verified the answer is the user's own loop under the very schedule."""
+    schedule, own, warmup = SCHEDULES[name]
+    _, objective, optimizer = parts()
+    asked: dict[str, Any] = {"horizon": 40, "schedule": schedule, "warmup": warmup, "budget": 400}
+    found = es.recommend(objective, optimizer, train=BATCHES, loop=clipped, **asked)
+    assert found.trains and found.verified and found.verified_steps == 40 and found.lr is not None
+    assert not any(text.startswith(("updates", "the schedule", "gradient")) for text in found.unchecked)
+    model, _, optimizer = parts()
+    applied = found.apply(optimizer)
+    assert isinstance(applied, torchs.LRScheduler)
+    plain, _, other = parts(found.lr)
+    reference = own(other)
+    for t in range(40):
+        assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([g["lr"] for g in other.param_groups])
+        for m, o, s in ((model, optimizer, applied), (plain, other, reference)):
+            clipped(m, o, BATCHES[t % 6])
+            s.step()
+    assert loss_of(model) == found.loss
+    assert loss_of(plain) == pytest.approx(found.loss, rel=1e-4)
+
+
+def test_an_attached_scheduler_is_read_and_scaled_and_nothing_moves() -> None:
+    model, objective, optimizer = parts()
+    scheduler = torchs.OneCycleLR(optimizer, max_lr=[0.01, 0.005], total_steps=40, cycle_momentum=False)
+    before, told = Snapshot(model, optimizer), copy.deepcopy(scheduler.state_dict())
+    found = es.recommend(objective, optimizer, train=BATCHES, horizon=40, budget=400)
+    before.check()
+    assert scheduler.state_dict() == told
+    assert found.schedule == "OneCycleLR" and "peak lr" in found.headline and found.lr is not None
+    assert found.apply(optimizer) is scheduler
+    peak = 0.0
+    for t in range(40):
+        peak = max(peak, optimizer.param_groups[0]["lr"])
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"] / 2, rel=1e-3)
+        clipped(model, optimizer, BATCHES[t % 6])
+        scheduler.step() if t < 39 else None
+    assert peak == pytest.approx(found.lr, rel=1e-6)
+
+
+def test_on_a_quadratic_the_best_peak_is_found() -> None:
+    """One eigenvalue, gradient descent: a linear schedule's error is the product of 1 - lr f_t; its peaks are known."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    one = torch.ones(4, 1)
+    objective = es.Objective(model, lambda m, b: m(b).square().mean() / 2, [one, one])
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+    found = es.recommend(objective, sgd, train=[one] * 3, horizon=6, schedule="linear", budget=300)
+    factors = [1 - t / 6 for t in range(6)]
+    errors = {peak: abs(math.prod(1 - peak * f for f in factors)) for peak in [i / 100 for i in range(1, 400)]}
+    assert found.rehearsals.candidates and found.lr is not None and found.interval is not None
+    for run in found.candidates:
+        if run.steps == 6 and not run.under and not run.diverged:
+            assert run.losses[-1] == pytest.approx(errors_at(run.lr, factors) ** 2 / 2, rel=1e-3, abs=1e-9)
+    assert errors_at(found.lr, factors) < 0.1 < errors[0.2]
+    assert found.lr < 2.0 / (5 / 6)
+
+
+def errors_at(peak: float, factors: list[float]) -> float:
+    return abs(math.prod(1 - peak * f for f in factors))
+
+
+def test_validation_is_what_is_brought_down() -> None:
+    """The probe is the validation loss in eval mode: running statistics, not the batch's."""
+    model, objective, optimizer = parts()
+    found = es.recommend(objective, optimizer, train=BATCHES, validation=[VALID], horizon=30, budget=400)
+    assert found.asked.validation and found.lr is not None
+    assert any("validation loss" in what for what, _ in found.evidence())
+    again = parts()[0].eval()
+    assert found.start == pytest.approx(float(mse(again, VALID).detach()))
+    model.train()
+    found.apply(optimizer)
+    for t in range(found.verified_steps):
+        optimizer.zero_grad()
+        mse(model, BATCHES[t % 6]).backward()
+        optimizer.step()
+    assert float(mse(model.eval(), VALID).detach()) == pytest.approx(found.loss, rel=1e-5)
+
+
+def test_a_run_out_of_reach_is_rehearsed_at_its_peak_and_says_so() -> None:
+    model, objective, _ = parts()
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    found = es.recommend(objective, adam, train=BATCHES, horizon=2000, schedule="cosine", warmup=0.1, budget=200)
+    assert (found.schedule, found.warmup, found.horizon) == ("cosine", 200, 2000)
+    assert {"peak held", "squeezed"} == {run.under for run in found.candidates}
+    assert any(text.startswith("the schedule over its 2000 updates") for text in found.unchecked)
+    assert "budget=200" in " ".join(found.unchecked)
+    assert sorted(found.results) == ["diverged", "loss", "lr", "steps", "under"]
+    assert found.headline.endswith("cosine after a warm-up of 200 updates")
+
+
+def test_a_file_gives_back_a_named_schedule_and_asks_for_a_function(tmp_path: Path) -> None:
+    answers = {}
+    for name, schedule in {"linear": "linear", "mine": lambda t: 0.9**t}.items():
+        _, objective, optimizer = parts()
+        answers[name] = es.recommend(objective, optimizer, train=BATCHES, horizon=30, schedule=schedule, budget=120)
+        answers[name].save(tmp_path / name)
+    linear, mine = (es.Recommendation.load(tmp_path / name) for name in answers)
+    first, second = parts()[2], parts()[2]
+    schedulers = linear.apply(first), answers["linear"].apply(second)
+    for _ in range(30):
+        assert [g["lr"] for g in first.param_groups] == [g["lr"] for g in second.param_groups]
+        for optimizer, scheduler in zip((first, second), schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
+    with pytest.raises(es.InvalidValue, match=r"a file holds no functions; give it again: apply\(optimizer, schedule="):
+        mine.apply(parts()[2])
+    assert isinstance(mine.apply(parts()[2], schedule=lambda t: 0.9**t), torchs.LRScheduler)
+    told = json.loads((tmp_path / "linear").read_text())
+    assert told["schedule"] == "linear" and told["shape"][0] == 1.0 and len(told["shape"]) == 30
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "clip beside loop": ({"loop": clipped, "clip": 1.0}, "clip within the loop"),
+    "no loop": ({"loop": 3}, "a function of model, optimizer and batch"),
+    "no seconds": ({"seconds": -1.0}, "above 0"),
+    "no name": ({"schedule": "cosin"}, "did you mean 'cosine'"),
+    "too long a warm-up": ({"warmup": 1000}, "below the horizon"),
+    "depends on the run": ({"schedule": torchs.ReduceLROnPlateau}, "depends on the run"),
+    "momentum of the schedule's": (
+        {"momentum": [0.5], "schedule": lambda o: torchs.OneCycleLR(o, max_lr=1.0, total_steps=1000)},
+        "moves the momentum",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_rehearsed_is_refused_with_a_remedy(name: str) -> None:
+    options, words = REFUSED[name]
+    _, objective, optimizer = parts()
+    with pytest.raises(es.EigenstepError, match=words):
+        es.recommend(objective, optimizer, train=BATCHES, **options)
+
+
+def test_seconds_bound_the_search_and_are_named() -> None:
+    model, objective, optimizer = parts()
+    before = Snapshot(model, optimizer)
+    found = es.recommend(objective, optimizer, train=BATCHES, seconds=0.3, budget=100_000, horizon=100_000)
+    before.check()
+    assert found.rehearsals.seconds < 3 and found.steps < 100_000
+    told = " ".join(found.unchecked)
+    assert "the time (seconds=0.3) reached no further" in told or "the time allowed, 0.3 s, is used up" in told
+
+
+@pytest.mark.parametrize(("horizon", "steps"), [(10, 1000), (1000, 1000), (5000, 2500), (10**6, 4000)])
+def test_the_default_budget_grows_with_the_horizon(horizon: int, steps: int) -> None:
+    from eigenstep.recommendation.request import Request
+
+    asked = Request(horizon, None, None, None, None, None, False, 0)
+    assert asked.steps(1) == steps and asked.steps(8) <= 500
