@@ -55,6 +55,20 @@ def test_json_report_and_exit_code_zero(tmp_path: Path) -> None:
     assert "http" not in page.split("<svg")[0]
 
 
+def test_a_schedule_from_the_shell_reaches_the_answer_the_page_and_the_figure(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FILE, encoding="utf-8")
+    words = ["recommend", f"{file}:setup", "--budget", "120", "--horizon", "30", "--schedule", "cosine"]
+    options = ["--warmup", "0.1", "--seconds", "100", "--report", str(tmp_path / "r.html")]
+    done = CliRunner().invoke(main, [*words, *options])
+    assert done.exit_code == 0, done.output
+    assert "peak lr" in done.stdout and "cosine after a warm-up of 3 updates" in done.stdout
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "scheduler.step()" in page and page.count("cosine after a warm-up of 3 updates") >= 2
+    refused = CliRunner().invoke(main, [*words, "--warmup", "30"])
+    assert refused.exit_code == 2 and "below the horizon" in refused.stderr
+
+
 def test_nothing_trains_is_three_and_bad_input_two_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(FILE, encoding="utf-8")

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler as torchs
 
 import eigenstep as es
+from eigenstep.recommendation.page import code
 
 X = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
 Y = (X @ torch.arange(1.0, 5.0))[:, None].tanh()
@@ -195,6 +197,45 @@ def test_what_cannot_be_rehearsed_is_refused_with_a_remedy(name: str) -> None:
     _, objective, optimizer = parts()
     with pytest.raises(es.EigenstepError, match=words):
         es.recommend(objective, optimizer, train=BATCHES, **options)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd", "constant"])
+def test_the_code_to_paste_is_the_scheduler_of_apply(name: str) -> None:
+    _, objective, optimizer = parts()
+    asked: dict[str, Any] = {"horizon": 25, "schedule": name, "warmup": 4, "budget": 120}
+    found = es.recommend(objective, optimizer, train=BATCHES, **asked)
+    pasted, applied = parts()[2], parts()[2]
+    assert found.lr is not None
+    names: dict[str, Any] = {"optimizer": pasted, "torch": torch}
+    exec(code(found, found.lr), names)
+    schedulers = names["scheduler"], found.apply(applied)
+    for _ in range(25):
+        assert [g["lr"] for g in pasted.param_groups] == pytest.approx(
+            [g["lr"] for g in applied.param_groups], rel=2e-3
+        )
+        for each, scheduler in zip((pasted, applied), schedulers, strict=True):
+            each.step()
+            scheduler.step()
+
+
+@pytest.mark.parametrize(("schedule", "budget"), [("constant", 150), ("cosine", 150), ("cosine", 400)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_reason_is_true_of_the_table_beside_it(schedule: str, budget: int, seed: int) -> None:
+    """Its lowest run is the lowest of all, the answer's included; how far, and under what, is what the table says."""
+    _, objective, optimizer = parts()
+    asked: dict[str, Any] = {"horizon": 40, "schedule": schedule, "budget": budget, "seed": seed}
+    found = es.recommend(objective, optimizer, train=BATCHES[seed:] + BATCHES[:seed], **asked)
+    told = re.match(r"of (\d+) learning rates rehearsed (\S+) brought the loss lowest: (\S+) after (\d+)", found.reason)
+    assert told is not None
+    lowest = min((c for c in found.candidates if not c.diverged), key=lambda c: c.losses[-1])
+    assert int(told[1]) == len({c.lr for c in found.candidates})
+    assert told[2] == f"{lowest.lr:.3g}" and told[3] == f"{lowest.losses[-1]:.4g}" and int(told[4]) == lowest.steps
+    assert found.rehearsals.rehearsed == lowest.lr
+    own = [c for c in found.candidates if c.lr == found.lr]
+    assert [c.losses[-1] for c in own if c.steps == found.verified_steps] == [found.loss]
+    reached = found.verified_steps == 40
+    assert reached == (not any(text.startswith(("updates ", "the schedule over")) for text in found.unchecked))
+    assert ("peak held" in found.results.get("under", [])) == (schedule == "cosine")
 
 
 def test_seconds_bound_the_search_and_are_named() -> None:

@@ -31,12 +31,12 @@ def recommendation_page(r: Recommendation, target: str = "") -> Page:
     page.heading("What was run").table(tuple(ran), [tuple(map(cell, row)) for row in zip(*ran.values(), strict=True)])
     page.heading("What was not checked").table((), [(text,) for text in (*r.unchecked, *r.notes)])
     if r.lr is not None:
-        page.heading("Code to paste").code(_code(r, r.lr))
+        page.heading("Code to paste").code(code(r, r.lr))
     return page
 
 
-def _code(r: Recommendation, lr: float) -> str:
-    """The lines that set the lr, and a named schedule around it."""
+def code(r: Recommendation, lr: float) -> str:
+    """Return the lines that set the lr, and a named schedule around it."""
     lines = [
         "for group in optimizer.param_groups:  # the groups' ratios are kept",
         f"    group['lr'] *= {lr:.4g} / {first_moving(r.asked.groups):.4g}",
