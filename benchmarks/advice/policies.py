@@ -113,10 +113,10 @@ def ours(task: Task, optimizer: str, setting: Setting = CONSTANT) -> Advice:
 
 
 def reason_holds(told: Mapping[str, Any]) -> bool | None:
-    """Whether no run below the winner's, which is said to have stood lowest, stood lower; None without a winner."""
-    ends = {run["lr"]: run["losses"][-1] for run in told["candidates"] if not run["diverged"]}
-    won = told["rehearsed"]
-    return None if won not in ends else all(end >= ends[won] for lr, end in ends.items() if lr < won)
+    """Whether the run that the reason calls the lowest is: of all that were run none stood lower; None without one."""
+    ends = [(run["lr"], run["losses"][-1]) for run in told["candidates"] if not run["diverged"]]
+    won = [end for lr, end in ends if lr == told["rehearsed"]]
+    return min(won) <= min(end for _, end in ends) if won else None
 
 
 def objective_of(task: Task, model: nn.Module) -> es.Objective:
