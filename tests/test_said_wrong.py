@@ -27,13 +27,20 @@ def build():
 """
 
 
-def test_a_users_prints_do_not_land_in_the_json(tmp_path: Path) -> None:
-    (tmp_path / "noisy.py").write_text(HEAD)
-    for command in (["diagnose", "--quick"], ["measure", "--quick"]):
-        call = [sys.executable, "-m", "eigenstep", *command, "noisy.py:build", "--json"]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path)
-        assert done.returncode in (0, 3), done.stderr
-        assert json.loads(done.stdout)["kind"] and "a user's line" in done.stderr and "built" in done.stderr
+def test_a_users_prints_do_not_land_in_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("noisy.py").write_text(HEAD)
+    words = ["measure", "--quick", "noisy.py:build", "--json"]
+    call = [sys.executable, "-m", "eigenstep", *words]
+    process = subprocess.run(call, capture_output=True, text=True, timeout=200, check=False)
+    words[0] = "diagnose"
+    here = CliRunner().invoke(main, words)
+    for code, out, err in (
+        (process.returncode, process.stdout, process.stderr),
+        (here.exit_code, here.stdout, here.stderr),
+    ):
+        assert code in (0, 3), err
+        assert json.loads(out)["kind"] and "a user's line" in err and "built" in err
 
 
 WRONG = [
