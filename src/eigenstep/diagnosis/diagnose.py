@@ -13,7 +13,6 @@ from eigenstep.bridge.param_groups import begun, first_moving, lr_of, lrs_of, re
 from eigenstep.diagnosis.allowance import Allowance, refuse_seconds
 from eigenstep.diagnosis.conclude import conclude
 from eigenstep.diagnosis.evidence.minibatches import first_batches
-from eigenstep.diagnosis.evidence.play import UPDATES_OF
 from eigenstep.diagnosis.measurements import STAGES, DiagnosisMeasurements
 from eigenstep.diagnosis.result import Diagnosis
 from eigenstep.diagnosis.story import rehearsed_of
@@ -75,6 +74,7 @@ def diagnose(
     rehearsed = rehearsed_of(recommendation)
     allowance = Allowance(seconds)
     with task("diagnose", progress, "seconds=, samples= on Objective, quick=True") as work, objective.session():
+        work.most = allowance.seconds
         work.plan(PRODUCT * _PRODUCTS, f"some {_PRODUCTS} products assumed")
         work.part(0, len(STAGES), STAGES[0])
         refuse_unseen("diagnose", objective, optimizer)
@@ -113,7 +113,7 @@ def measuring(
     with ExitStack() as stack:
         if lr > 0:
             stream = Stream("diagnose", _own(objective) if train is None else train, objective.memory / 4, seed)
-            budget = Budget(_PLAYED, UPDATES_OF * allowance.seconds)
+            budget = Budget(_PLAYED, None)
             how: dict[str, Any] = {"loop": loop, "clip": clip, "seed": seed}
             try:
                 rehearsal = Rehearsal("diagnose", objective, optimizer, stream, budget, shape, **how)

@@ -11,6 +11,7 @@ from eigenstep.rehearsal import Rehearsal
 
 _LESS = (0.5, 0.25, 0.1, 0.03, 0.01)  # of an lr that fails, or of the limit below it, what is tried in its place
 _MORE = (0.5, 0.125, 0.03)  # of the limit, what is tried where an lr crawls
+_CALM = 2.0  # times the start that the loss may rise to at a lower lr: what rises further may come down by chance
 _TRIED, _TRIED_LESS = 50, 200  # updates of those, at most
 _FALLS_MORE = 0.1  # of the loss at the start, for a higher lr to count as better
 
@@ -46,7 +47,8 @@ class Trials:
         if self.play is not None and self.play.fails:
             adaptive = adapts(self.rehearsal.optimizer)
             bound = self.lr if adaptive else min(self.lr, self.play.limits.get(0, self.lr))
-            self._try([bound * part for part in _LESS], _TRIED_LESS, lambda other: other.holds)
+            most = self.play.losses[0] * _CALM
+            self._try([bound * part for part in _LESS], _TRIED_LESS, lambda other: other.holds and other.high <= most)
 
     def higher(self, stable: float) -> bool | None:
         """Whether some higher lr, a part of the largest stable one, does better; None if none was tried."""

@@ -30,6 +30,7 @@ class Task:
         self.shorter, self.display, self.began = shorter, Display(watch), perf_counter()
         self.now = Progress(what=what)
         self.ahead = 0.0  # seconds still to come, as far as they are planned
+        self.most = math.inf  # seconds that the call keeps to
         self.before: list[int] = []  # for each call under way inside this one, the products before it
         self.inside = False  # whether it is made by another call, under a display of its own
         self._plan: tuple[float, float, str] = (0.0, 0.0, "")
@@ -114,7 +115,8 @@ class Task:
         if rate is not None:
             each, fixed, assumed = self._plan
             planned = each * self._batches + fixed - (self._worked - self._before)
-            self.ahead = rate * max(planned, (batches - batch) * cost)
+            left = max(self.most - (perf_counter() - self.began), 0.0)
+            self.ahead = min(rate * max(planned, (batches - batch) * cost), left)
             news |= {} if self._told_left else {"left": self.ahead if planned > 0 else None}
             many = f"{self._batches:,} batches, " if self._batches > 1 else ""
             self._announce(f"{many}{assumed or 'one pass'}, {rate * cost:.2g} s per batch now", self.shorter)

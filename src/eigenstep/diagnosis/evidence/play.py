@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from eigenstep.curvature import measure
+from eigenstep.curvature.lanczos import Aim
 from eigenstep.diagnosis.allowance import Allowance
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.rehearsal import Bottomless, Lane, Rehearsal, Spent
@@ -30,7 +31,7 @@ NOISE_LIFTS = 2.0  # the noise of mini-batches alone may hold a trained loss som
 RISES = 1.02  # of the start: less is the noise of mini-batches
 _DOUBT = 0.5  # of the largest stable lr: sharpness usually rises, and may take what is left
 _TOL, _PRODUCTS, _AGAIN = 0.05, 30, 8  # of a ratio on the way: products at most, and begun from the one before
-UPDATES_OF, _LOOKS_OF = 0.4, 0.5  # of the time allowed, by which updates, and looks, must be over
+_UPDATES_OF, _LOOKS_OF = 0.4, 0.5  # of the time allowed, by which updates, and looks, must be over
 _AT_PEAK = 20  # updates at the schedule's peak that a play must hold to say something of it
 TRAINS = 0.9  # of the start: below it a play has trained
 
@@ -178,7 +179,7 @@ class Playing:
     def _goes(self, lane: Lane, stop: int) -> bool:
         """Play on up to an update; whether it got there."""
         each = self._seconds / lane.step if lane.step else 0.0
-        if not self.allowance.fits(each * (stop - lane.step), of=UPDATES_OF):
+        if lane.step and not self.allowance.fits(each * (stop - lane.step), of=_UPDATES_OF):
             self.ended = f"seconds={self.allowance.seconds:g} left no time for more"
             return False
         began = time.perf_counter()
@@ -189,15 +190,14 @@ class Playing:
         self._seconds += time.perf_counter() - began
         return self.ended is None
 
-    def _time_to_look(self) -> bool:
-        """Whether the look fits, as long as the one before or as some products from a random start."""
-        return self.allowance.fits(
-            self.allowance.product * (_PRODUCTS if self._vector is None else _AGAIN), of=_LOOKS_OF
-        )
+    def _time_to_look(self, lane: Lane) -> bool:
+        """Whether a look fits; at the start, whether a later one fits as well, which says more."""
+        products = Aim(quick=True).expected if self._vector is None else _AGAIN
+        return self.allowance.fits(self.allowance.product * (products + _AGAIN * (not lane.step)), of=_LOOKS_OF)
 
     def _look(self, lane: Lane) -> None:
         """The ratio where the copies are now; none where there is no linear limit, or no time left."""
-        if lane.copies is None or lane.diverged or not self._time_to_look():
+        if lane.copies is None or lane.diverged or not self._time_to_look(lane):
             return
         model, optimizer = lane.copies
         self.rehearsal.schedule.put(optimizer, self.lr, lane.step)

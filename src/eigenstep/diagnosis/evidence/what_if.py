@@ -124,7 +124,7 @@ def what_if(
     if scale is not None:
         top = float(limit.edge.values[0]) if settled is None else lr / settled
         rule, sharp = scale.rule, float(scale.own(torch.tensor(top, dtype=torch.float64)))
-        if middle is not None and settled is None:
+        if middle is not None and not limit.young:
             slow = float(scale.own(torch.tensor(middle, dtype=torch.float64)))
     table = Table(rule, sharp, slow, edge, lr, failed)
     rows = [table.at("as it is", lr), table.at("half the lr", lr / 2)]
@@ -142,6 +142,8 @@ def what_if(
         name, new = ("momentum off", 0.0) if beta else (f"momentum {_MOMENTUM}", _MOMENTUM)
         rows.append(_row(name, with_momentum(scale.rule, new), sharp, slow))
     rows += _decay_rows(scale, sharp, slow)
+    if limit.young:
+        rows = [replace(row, rate=None, tenfold=None) for row in rows]
     if isinstance(scale.rule, _SGD) and adam:
         rows.append(_adam(objective, seed))
     elif scale.rule.adaptive and limit.sharpness is not None and limit.sharpness > 0:
