@@ -248,9 +248,50 @@ def test_seconds_bound_the_search_and_are_named() -> None:
     assert "the time (seconds=0.3) reached no further" in told or "the time allowed, 0.3 s, is used up" in told
 
 
+def test_short_runs_widen_the_interval() -> None:
+    """Of momentum: 1.7 times below the answer as calibrated, 3.4 where the runs take less than .05 of the horizon."""
+    for horizon, below in ((100, 1.7), (10_000, 3.4)):
+        _, objective, optimizer = parts()
+        found = es.recommend(objective, optimizer, train=BATCHES, horizon=horizon, budget=150)
+        assert found.lr is not None and found.interval is not None
+        assert found.lr / found.interval[0] == pytest.approx(below)
+        assert (found.verified_steps < horizon / 20) == (below > 3)
+
+
 @pytest.mark.parametrize(("horizon", "steps"), [(10, 1000), (1000, 1000), (5000, 2500), (10**6, 4000)])
 def test_the_default_budget_grows_with_the_horizon(horizon: int, steps: int) -> None:
     from eigenstep.recommendation.request import Request
 
     asked = Request(horizon, None, None, None, None, None, False, 0)
     assert asked.steps(1) == steps and asked.steps(8) <= 500
+
+
+def test_an_answer_that_diverges_in_its_own_run_makes_way_and_the_reason_says_so() -> None:
+    """Gradient descent on a quadratic, spoilt for every lr that is not a power of 2 times the first: for the middle."""
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    curvature, scales = torch.tensor([0.36, 0.0036]), torch.tensor([0.6, 0.06])
+    first: list[float] = []
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return (model.weight * batch).square().sum() / 2  # type: ignore[operator]
+
+    def loop(copy: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor) -> float:
+        lr = optimizer.param_groups[0]["lr"]
+        first.append(lr)
+        exponent = math.log2(lr / first[0])
+        value = float(loss(copy, scales).detach())
+        with torch.no_grad():
+            whole = abs(exponent - round(exponent)) < 1e-6
+            copy.get_parameter("weight").mul_(1 - lr * curvature if whole else 10.0)
+        return value
+
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+    objective = es.Objective(model, loss, [scales, scales])
+    found = es.recommend(objective, sgd, train=[scales] * 3, horizon=1000, budget=200, loop=loop)
+    assert found.lr is not None and found.verified and found.loss is not None and found.loss < found.start
+    exponent = math.log2(found.lr / first[0])
+    assert exponent == pytest.approx(round(exponent), abs=1e-6)
+    assert found.lr in {c.lr for c in found.candidates if c.losses[-1] < found.start}
+    assert found.rehearsals.rehearsed != found.lr
+    assert "the middle of the best, did not lower the loss when it was run itself" in found.reason
