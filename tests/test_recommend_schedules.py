@@ -13,6 +13,7 @@ import torch
 from contracts.snapshot import Snapshot
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as torchs
+from torch.utils.data import DataLoader, TensorDataset
 
 import eigenstep as es
 from eigenstep.recommendation.page import code
@@ -142,6 +143,30 @@ def test_validation_is_what_is_brought_down() -> None:
         mse(model, BATCHES[t % 6]).backward()
         optimizer.step()
     assert float(mse(model.eval(), VALID).detach()) == pytest.approx(found.loss, rel=1e-5)
+
+
+def test_loaders_schedules_and_loops_leave_the_users_things_as_they_were() -> None:
+    model, objective, optimizer = parts()
+    loaders = [
+        DataLoader(TensorDataset(X, Y), 16, shuffle=True, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 2)
+    ]
+    clipped(model, optimizer, BATCHES[0])
+    before = Snapshot(model, optimizer, *loaders, *(each.generator for each in loaders))
+    asked: dict[str, Any] = {"schedule": "linear", "warmup": 0.2, "horizon": 300, "budget": 100}
+    found = es.recommend(objective, optimizer, train=loaders[0], validation=loaders[1], loop=clipped, **asked)
+    before.check()
+    assert found.lr is not None and found.asked.loop and found.asked.validation
+
+
+def test_validation_batches_are_weighed_as_the_objectives_are() -> None:
+    model, _, optimizer = parts()
+    halves = [(VALID[0][:8], VALID[1][:8]), (VALID[0][8:], VALID[1][8:])]
+    objective = es.Objective(model, mse, (X, Y), weight=lambda batch: 1.0 if len(batch[0]) == 8 else 3.0)
+    found = es.recommend(objective, optimizer, train=BATCHES, validation=halves, horizon=10, budget=100)
+    own = model.eval()
+    expected = sum(w * float(mse(own, half).detach()) for w, half in zip((0.25, 0.75), halves, strict=True))
+    assert found.start == pytest.approx(expected)
 
 
 def test_a_run_out_of_reach_is_rehearsed_at_its_peak_and_says_so() -> None:

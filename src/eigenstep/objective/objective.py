@@ -137,10 +137,10 @@ class Objective(Evaluation):
             part._checked = replace(checked, names=names, params=params, unreached=())
         return part
 
-    def over(self, data: Any, weight: PerBatch = None) -> "Objective":
+    def over(self, data: Any, weight: PerBatch = None, batch_size: PerBatch = None) -> "Objective":
         """Return the same function of the same parameters on other data, whether or not it reaches them all there."""
         part = copy.copy(self)
-        part.batches = Batches(data, None, self.memory / 4, weight)
+        part.batches = Batches(data, batch_size, self.memory / 4, weight)
         part._patterns, part._chosen = self.names, dict(zip(self.names, self.params, strict=True))
         part._checked, part._inherits = None, True
         return part

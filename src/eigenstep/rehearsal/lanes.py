@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -193,8 +193,12 @@ def unbounded(lr: float, start: float, end: float, updates: int) -> str:
 
 
 def held_out(objective: Objective, data: Any) -> Objective:
-    """The objective's loss on other data in eval mode, as a validation loss is taken."""
-    other = objective.over(data)
+    """The objective's loss on other data in eval mode, as a validation loss is taken, batches weighed as its own are.
+
+    A list of weights is that of its own batches: then others count by their samples.
+    """
+    given = {name: value for name, value in objective.batches.given.items() if not isinstance(value, Sequence)}
+    other = objective.over(data, **given)
     other.mode = "eval"
     return other
 
