@@ -63,6 +63,7 @@ def every_result() -> dict[str, Any]:
         "diagnosis": es.diagnose(objective, sgd),
         "diagnosis of Adam": es.diagnose(objective, adam),
         "recommendation": es.recommend(objective, sgd, train=[torch.eye(3), torch.ones(2, 3)], horizon=40, budget=120),
+        "check": es.check(model, objective.loss, [torch.eye(3), torch.ones(2, 3)], sgd, horizon=60),
         "critical sharpness": es.critical_sharpness(objective, adam),
         "prediction": es.predict(es.HeavyBall(lr=0.1), spectrum, start=[1.0, 1.0], loss=1e-6),
         "prediction without answers": es.predict(es.Adam(lr=0.1), spectrum, unit=2.0),
@@ -81,7 +82,17 @@ def every_result() -> dict[str, Any]:
 
 NAMES = [
     *("spectrum", "measurement", "preconditioned", "density", "limit", "limit at rest", "diagnosis"),
-    *("diagnosis of Adam", "recommendation", "critical sharpness", "prediction", "prediction without answers"),
-    *("tuning", "run", "runs", "runs without losses", "trace", "layers", "finite step", "postmortem"),
+    *("diagnosis of Adam", "recommendation", "check", "critical sharpness", "prediction"),
+    *(
+        "prediction without answers",
+        "tuning",
+        "run",
+        "runs",
+        "runs without losses",
+        "trace",
+        "layers",
+        "finite step",
+        "postmortem",
+    ),
     *("postmortem of calm", "monitor"),
 ]

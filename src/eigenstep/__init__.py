@@ -11,6 +11,7 @@ _HOME = {
     "curvature": ("density", "finite_step", "layers", "measure", "shares", "trace"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "errors": ("BadFile", "EigenstepError", "InvalidValue", "UnknownName", "Unsupported"),
+    "front": ("Check", "check"),
     "objective": ("Objective",),
     "problems": ("Himmelblau", "DoubleWell", "Problem", "Quadratic", "RealLoss", "Rosenbrock"),
     "recommendation": ("Recommendation", "recommend"),

@@ -29,6 +29,7 @@ CALLS: dict[str, Call] = {
     "limit_now": lambda o, opt, train: es.limit_now(o, opt, alone=True),
     "critical_sharpness": lambda o, opt, train: es.critical_sharpness(o, opt),
     "diagnose": lambda o, opt, train: es.diagnose(o, opt, train=train, batches=2),
+    "check": lambda o, opt, train: es.check(o.model, o.loss, train, opt, horizon=60),
     "recommend": lambda o, opt, train: es.recommend(o, opt, train=train, budget=60),
 }
 
@@ -121,7 +122,11 @@ def test_whenever_it_fails_or_is_stopped(name: str) -> None:
 
 def test_no_public_call_is_left_out() -> None:
     functions = {n: getattr(es, n) for n in es.__all__ if inspect.isfunction(getattr(es, n))}
-    takes = {n for n, f in functions.items() if next(iter(inspect.signature(f).parameters)) in ("objective", "source")}
+    takes = {
+        n
+        for n, f in functions.items()
+        if next(iter(inspect.signature(f).parameters)) in ("objective", "source", "model")
+    }
     assert takes == {name.split(",")[0] for name in CALLS}
 
 

@@ -13,6 +13,7 @@ from eigenstep.cli.blame import Blamed, blamed
 from eigenstep.errors import EigenstepError, nearest
 
 COMMANDS = {
+    "check": "What to write for the lr, and why, in under a minute, from FILE.py:FUNCTION.",
     "predict": "What a rule will do on given eigenvalues: limit, rate, counts.",
     "tune": "The settings of a rule that are best on given eigenvalues.",
     "measure": "The top eigenvalues of your own model, certified, from FILE.py:FUNCTION.",
