@@ -39,7 +39,7 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, updates: int) ->
 
 
 @pytest.mark.parametrize(
-    ("lr", "verb", "failing"), [(1e-4, "Raise", False), (0.3, "Keep", False), (400.0, "Lower", True)]
+    ("lr", "verb", "failing"), [(1e-4, "Raise", False), (0.7, "Keep", False), (400.0, "Lower", True)]
 )
 def test_the_sentence_says_what_to_do_and_the_line_of_code_does_it(lr: float, verb: str, failing: bool) -> None:
     model = network()
@@ -58,7 +58,7 @@ def test_the_sentence_says_what_to_do_and_the_line_of_code_does_it(lr: float, ve
     old = copy.deepcopy(model)
     before = trained(old, torch.optim.SGD(old.parameters(), lr=lr, momentum=0.5, nesterov=True), 200)
     after = trained(model, built, 200)
-    assert after < (1.3 * before if verb == "Keep" else before)
+    assert after < (1.6 * before if verb == "Keep" else before)
 
 
 def test_a_model_that_no_lr_trains_gets_no_lr_and_says_what_to_look_at() -> None:

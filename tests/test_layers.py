@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "rehearsal": GROUND | {"bridge", "objective", "stability"},
     "diagnosis": GROUND | {"bridge", "curvature", "objective", "rehearsal", "stability", "theory"},
     "recommendation": GROUND | {"bridge", "curvature", "objective", "rehearsal", "stability"},
-    "front": GROUND | {"bridge", "diagnosis", "objective", "recommendation"},
+    "front": GROUND | {"bridge", "diagnosis", "objective", "recommendation", "rehearsal"},
     "verify": GROUND | {"bridge", "problems", "simulation", "theory"},
     "article": GROUND | {"problems", "simulation", "theory"},
     "training": GROUND | {"bridge", "objective", "stability"},

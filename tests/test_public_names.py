@@ -66,8 +66,9 @@ def call_everything():
 
     calls = {
         "BadFile": lambda: refused(es.BadFile, lambda: es.Spectrum.load("no/such/file")),
-        "CriticalSharpness": None, "Diagnosis": None, "EigenstepError": None, "Group": None, "Limit": None,
-        "LinearRule": None, "Problem": None, "Recommendation": None, "Rule": None, "Run": None, "State": None,
+        "Check": None, "CriticalSharpness": None, "Diagnosis": None, "EigenstepError": None, "Group": None,
+        "Limit": None, "LinearRule": None, "Problem": None, "Recommendation": None, "Rule": None, "Run": None,
+        "State": None,
         "InvalidValue": lambda: refused(es.InvalidValue, lambda: es.GradientDescent(lr=-1.0)),
         "Monitor": monitored,
         "StabilityLR": monitored,
@@ -80,6 +81,7 @@ def call_everything():
         "UnknownName": lambda: refused(es.UnknownName, lambda: es.rule_named("heavyball")),
         "Unsupported": lambda: refused(es.Unsupported, lambda: es.Optimizer(model.parameters(), 3)),
         "advance": lambda: es.advance(ones, ones, 0.5),
+        "check": lambda: es.check(model, objective.loss, [x, x], sgd, horizon=60),
         "critical_sharpness": lambda: es.critical_sharpness(objective, sgd),
         "density": lambda: es.density(objective, 1, 2),
         "diagnose": lambda: es.diagnose(objective, sgd),

@@ -20,7 +20,7 @@ FAILING = 3  # the exit code on which a script can gate
 @click.option("--save", type=options.OutFile(), metavar="FILE.json", help="Write all of it, for eigenstep.Check.load.")
 @options.json_option
 @click.pass_context
-def command(ctx: click.Context, target: str, save: Path | None, as_json: bool, **asked: Any) -> None:
+def command(ctx: click.Context, /, target: str, save: Path | None, as_json: bool, **asked: Any) -> None:
     r"""What to write for the lr of your optimizer on your model, and why, in under a minute; from FUNCTION of FILE.py.
 
     FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there is one, a train loader. The

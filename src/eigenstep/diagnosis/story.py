@@ -43,29 +43,26 @@ def story(limit: float | None, settled: tuple[int, float] | None, rehearsed: Reh
     settled: updates on copies, and the largest stable lr after them.
 
     >>> story(0.1, (50, 0.4), Rehearsed(0.3))
-    'Begin below lr 0.1, the largest stable one here and now, and raise it over the first 50 updates or so to 0.3, \
-which rehearsal found best: after 50 updates on copies the largest stable lr is 0.4.'
+    'Lr 0.3, found by rehearsal, lies past 0.1, the largest stable lr here and now, and may, since after 50 updates on \
+copies that is 0.4: a warm-up over these updates is the careful way there.'
     """
-    if limit is None:
-        return "" if rehearsed is None else f"Train with lr {rehearsed.lr:.3g}, which rehearsal found best."
-    stable = "no lr is too large here and now" if math.isinf(limit) else f"{limit:.3g} is the largest stable lr"
     if rehearsed is None:
-        return _without(limit, settled)
+        return "" if limit is None else _without(limit, settled)
+    head = f"Lr {rehearsed.lr:.3g}, found by rehearsal,"
+    if limit is None:
+        return f"{head} stands alone: the largest stable lr here and now is not known."
+    if math.isinf(limit):
+        return f"{head} needs no warm-up: no lr is too large here and now."
     if rehearsed.lr <= limit:
+        return f"{head} needs no warm-up: {limit:.3g} is the largest stable lr here and now."
+    past = f"{head} lies past {limit:.3g}, the largest stable lr here and now, and may, since"
+    if settled is not None and settled[1] > limit:
+        updates, later = settled
         return (
-            f"Train with lr {rehearsed.lr:.3g}, which rehearsal found best; it needs no warm-up, since {stable}"
-            f"{'' if math.isinf(limit) else ' here and now'}."
+            f"{past} after {updates} updates on copies that is {later:.3g}: a warm-up over these updates is the "
+            "careful way there."
         )
-    begin = f"Begin below lr {limit:.3g}, the largest stable one here and now, and raise it over the first "
-    if settled is None:
-        return f"{begin}updates to {rehearsed.lr:.3g}, which rehearsal found best though it lies past that limit."
-    updates, later = settled
-    why = (
-        f"after {updates} updates on copies the largest stable lr is {later:.3g}"
-        if later > limit
-        else "the limit is of a frozen preconditioner or curvature, and training moves both"
-    )
-    return f"{begin}{updates} updates or so to {rehearsed.lr:.3g}, which rehearsal found best: {why}."
+    return f"{past} training moves the curvature that this limit is of: a short warm-up is the careful way there."
 
 
 def _without(limit: float, settled: tuple[int, float] | None) -> str:
