@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 import eigenstep as es
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training import Monitor, StabilityLR
-from eigenstep.training.control import CEILING, RISE
+from eigenstep.training.control.stability_lr import CEILING, RISE
 
 CURVATURES = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
 

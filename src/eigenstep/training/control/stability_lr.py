@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from eigenstep.bridge.param_groups import adapts, first_moving, largest_momentum, lrs_of, put_lrs, relative
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.stability import trusted
+from eigenstep.training.control.trust import Trust
 from eigenstep.training.monitor import Monitor
 from eigenstep.training.probe import Reading
 
@@ -26,26 +27,35 @@ STEADY, FALLING = 0.1, 0.3  # falls of log limit between measurements that lengt
 
 
 class StabilityLR(LRScheduler):
-    """Hold the stability ratio near `target` or below: lr = min(what is asked for, a cap led by the largest stable lr).
+    """Leave an lr that trains as it is; hold one that does not at `target` times the largest stable lr, or below.
 
-    Used like any torch scheduler: step() once after each update; state_dict, get_last_lr. It measures at construction,
-    before the first update, then every few updates: the distance doubles, up to `every`, while the limit holds, and
-    halves when it falls. These measurements are the monitor's, on its probe and in its records; its budget is lifted,
-    so that a run depends on its seeds, not on the clock. All groups are scaled by one factor: their ratios stay.
+    lr = min(what is asked for, a cap). Used like any torch scheduler: step() once after each update; state_dict,
+    get_last_lr. All groups are scaled by one factor: their ratios stay. The monitor's budget is lifted, so that a run
+    depends on its seeds, not on the clock.
 
-    The cap begins at target * limit, or as far below as the loss stops being the quadratic that the limit is of (down
-    to a 32nd, see stability.quadratic_range): that is the warm-up. Until it has reached that target it may rise with
-    the tenth power of the fall of the probe's loss (at most by a fifth an update), from then on with the power
-    `follow`: where the loss does not fall, lr does not rise, however flat the place. Above the target, since the limit
-    has fallen, it falls by 1% an update, and at once to `ceiling` * limit: a network at the edge flattens by itself,
-    and an lr that runs from each sharp place never comes back. It halves when the loss jumps otherwise than by its
-    data. target, follow: by default .9 and .5 for plain gradient descent, .4 and .1 with momentum and for adaptive
-    methods. ceiling: by default twice that target, and a target that is given itself, so that lr falls at once.
+    What is asked for is tried before it is used: 50 updates on copies of model and optimizer, with the probe's batches
+    in turn (give it some of the size that the run has). It is left alone, bit for bit, where their loss does not rise
+    on the way, or rises by less than 20 times the run's first and then falls at least half as far as under the lr
+    that would be used else. If not, .71 and .5 of it are tried, and it again after 20 updates, 40, and so on. A
+    schedule that rises is tried ahead, at each doubling, and stops where a trial fails. The run is watched meanwhile:
+    if the probe's loss stays a tenth above its first for 50 updates, or is 100 times that, nothing is trusted any
+    more. A target that is given is never passed: then nothing is tried, and the limit leads from the start.
+
+    Where nothing is trusted the limit leads the cap. It is measured at construction, then every few updates: the
+    distance doubles, up to `every`, while the limit holds, and halves when it falls; the monitor records it. The cap
+    begins at target * limit, or as far below as the loss stops being the quadratic that the limit is of (down to a
+    32nd, see stability.quadratic_range): that is the warm-up. Until it has reached that target it may rise with the
+    tenth power of the fall of the probe's loss (at most by a fifth an update), from then on with the power `follow`:
+    where the loss does not fall, lr does not rise, however flat the place. Above the target, since the limit has
+    fallen, it falls by 1% an update, and at once to `ceiling` * limit: a network at the edge flattens by itself, and an
+    lr that runs from each sharp place never comes back. It halves when the loss jumps otherwise than by its data.
+    target, follow: by default .9 and .5 for plain gradient descent, .4 and .1 with momentum and for adaptive methods.
+    ceiling: by default twice that target, and a target that is given itself, so that lr falls at once.
 
     What is asked for: `schedule`, a torch scheduler on the same optimizer, which this one then steps, so that a user's
     schedule is capped; or max_lr (a number, or one for each group), by default the lr that the optimizer has now.
-    max_lr=math.inf lets lr follow the cap. total_steps: over the last 40% of them the cap falls to zero, which a run of
-    known length gains by.
+    max_lr=math.inf lets lr follow the limit. total_steps: over the last 40% of them the cap falls to zero, which a run
+    of known length gains by.
 
     An adaptive method's limit counts as no less than half its critical lr (critical_sharpness, measured beside it):
     where second moments are tiny, in dead units or at the start, a direction leaves its frozen-P edge long before the
@@ -89,6 +99,7 @@ class StabilityLR(LRScheduler):
         if monitor.optimizer is not plain or (schedule is not None and schedule.optimizer is not plain):
             raise InvalidValue("StabilityLR: the monitor and the schedule must be those of this very optimizer")
         usual_target, usual_follow = _usual(plain)
+        leaves_alone = target is None
         if ceiling is None:
             ceiling = CEILING * usual_target if target is None else target
         target = usual_target if target is None else target
@@ -121,13 +132,42 @@ class StabilityLR(LRScheduler):
         self._lowest, self._rise = math.inf, 0.0  # of the probe's losses; what the log of the cap may still rise by
         self._distance, self._left = 1, 0
         self._told = len(monitor.alarms)
+        asks = schedule is not None or not math.isinf(max(given))
+        self._trust = Trust(monitor.probe, plain) if leaves_alone and asks else None
+        self._trusted = False  # whether the last lr was, so that the limit did not lead
         monitor.probe.critical = monitor.probe.critical or adapts(plain)
         monitor.cadence.budget = 1.0
         super().__init__(plain)
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the lr of each group for the next update, measuring first where that is due."""
+        running = lrs_of(self.optimizer)
         asked = self._next_asked()
+        cap = self._cap_of(asked, running)
+        allowed = cap * self._left_over()
+        first = first_moving(asked)
+        if math.isinf(min(first, allowed)):
+            raise InvalidValue("StabilityLR: nothing limits the lr here and max_lr is infinite; give a finite max_lr")
+        if math.isinf(first):
+            return [allowed * part for part in self._shape]
+        return [lr * min(1.0, allowed / first) if first else lr for lr in asked]
+
+    def _cap_of(self, asked: list[float], running: list[float]) -> float:
+        """The cap on the next update: what is asked for, as far as trust goes, else what the limit leads."""
+        trust = self._trust
+        if trust is None or not self._trusted:
+            self._hold()
+            running = [self._cap * part for part in self._shape]
+        trusted_lr = None if trust is None else trust.allows(asked, running)
+        if trusted_lr is None and self._trusted:
+            self._seen, self._told = None, len(self.monitor.alarms)  # the limit leads, anew
+            self._lowest, self._rise, self._left = math.inf, 0.0, 0
+            self._hold()
+        self._trusted = trusted_lr is not None
+        return self._cap if trusted_lr is None else trusted_lr
+
+    def _hold(self) -> None:
+        """Move the cap that the limit leads."""
         begins = self._seen is None
         bound = self._look()
         top = self.target * bound
@@ -144,25 +184,19 @@ class StabilityLR(LRScheduler):
             self._cap /= 2
         if self._goal and (jumped or self._cap >= min(top, self._goal) * (1 - 1e-9)):
             self._goal, self._rise = 0.0, 0.0
-        allowed = self._cap * self._left_over()
-        first = first_moving(asked)
-        if math.isinf(min(first, allowed)):
-            raise InvalidValue("StabilityLR: nothing limits the lr here and max_lr is infinite; give a finite max_lr")
-        if math.isinf(first):
-            return [allowed * part for part in self._shape]
-        return [lr * min(1.0, allowed / first) if first else lr for lr in asked]
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, and the schedule's state; the monitor has its own."""
-        own = {k: v for k, v in vars(self).items() if k not in ("optimizer", "monitor", "schedule", "_seen")}
-        return own | {"schedule": None if self.schedule is None else self.schedule.state_dict()}
+        parts = {"schedule": self.schedule, "_trust": self._trust}
+        own = {k: v for k, v in vars(self).items() if k not in ("optimizer", "monitor", "_seen", *parts)}
+        return own | {name: None if part is None else part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; the next step measures anew."""
         state = dict(state_dict)
-        inner = state.pop("schedule")
-        if self.schedule is not None and inner is not None:
-            self.schedule.load_state_dict(inner)
+        for part, inner in ((self.schedule, state.pop("schedule")), (self._trust, state.pop("_trust", None))):
+            if part is not None and inner is not None:
+                part.load_state_dict(inner)
         vars(self).update(state)
         self._left, self._told = 0, len(self.monitor.alarms)
 
@@ -184,7 +218,7 @@ class StabilityLR(LRScheduler):
         self._left -= 1
         if self._left < 0:
             reading = self.monitor.measure(confirm=True if self._seen is None else None)
-            if math.isnan(self._bound) and _bound(reading) is None:
+            if math.isnan(self._bound) and _bound(reading) is None and self._is_initial:
                 raise (Unsupported if self.monitor.probe.refused else InvalidValue)(f"StabilityLR: {reading.reason}")
         newest = self.monitor.probe.newest
         if newest is None or newest is self._seen:
