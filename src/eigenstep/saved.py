@@ -17,6 +17,7 @@ _RESULTS = {  # where the results live, by the kinds of their files
     "critical sharpness": ("eigenstep.stability", "CriticalSharpness"),
     "diagnosis": ("eigenstep.diagnosis", "Diagnosis"),
     "recommendation": ("eigenstep.recommendation", "Recommendation"),
+    "check": ("eigenstep.front", "Check"),
     "prediction": ("eigenstep.theory.prediction", "Prediction"),
     "tuning": ("eigenstep.theory.tuned", "Tuning"),
     "run": ("eigenstep.simulation", "Run"),
