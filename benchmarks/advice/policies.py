@@ -82,7 +82,7 @@ def lightning_lr_find(task: Task, optimizer: str) -> Advice:
         for group in stepper.param_groups:
             group["lr"] = low * (high / low) ** ((i + 1) / number)
         stepper.step()
-        average = 0.98 * average + 0.02 * float(loss)
+        average = 0.98 * average + 0.02 * float(loss.detach())
         smooth = average / (1 - 0.98 ** (i + 1))
         finder.results["lr"].append(stepper.param_groups[0]["lr"])
         finder.results["loss"].append(smooth)
