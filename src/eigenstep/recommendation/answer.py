@@ -18,8 +18,6 @@ from eigenstep.rehearsal import PROBE_BATCHES, Lane, Rehearsal
 from eigenstep.stability.zero_gradient import DEAD_FROM
 
 LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
-
-
 # How far below and above the answer the best lr lies in 8 of 10 of the development cases of benchmarks/advice, at a
 # constant lr and under a cosine; methods that do not adapt have it closer to where they diverge, farther above.
 BELOW_ADAPTIVE, ABOVE_ADAPTIVE = 2.0, 2.8
@@ -181,6 +179,8 @@ def _reason(search: LrSearch, winner: Lane, measured: StartMeasurements) -> str:
     if chosen is not None and chosen is not winner:
         text += f" The answer, {chosen.lr:.3g}, brought it to {_told(chosen, search)}"
         text += f"{_why_this(chosen, search)}."
+    elif chosen is None and (lr := search.middle()) is not None:
+        text += f" The answer, {lr:.3g}, was not run itself: it is {_middle(search)}."
     if search.missing is not None:
         text += f" That was so far: {search.missing}."
     upper = (
