@@ -99,13 +99,15 @@ def _thinned(shape: Sequence[float]) -> tuple[float, ...]:
 
 
 def _interval(search: LrSearch, lr: float) -> tuple[float, float]:
-    """The interval around an answer, twice as wide on each side of an unfinished search, or one of very short runs.
+    """The interval around an answer, twice as wide on each side where little is known.
 
+    That is: of an unfinished search, of very short runs, of runs whose loss stood still.
     It ends below what diverged; at a constant lr, which falls to no better one, below what raised the loss as well.
     """
     below, above = (BELOW_ADAPTIVE, ABOVE_ADAPTIVE) if adapts(search.rehearsal.optimizer) else (BELOW, ABOVE)
     short = search.chosen is None or search.chosen.step < SHORT * search.horizon
-    wider = 2.0 if short or search.missing is not None else 1.0
+    still = search.winner is not None and _stood_still(search.winner, search.rehearsal.start)
+    wider = 2.0 if short or still or search.missing is not None else 1.0
     ends = [lane.lr for lane in search.everything if lane.lr > lr and lane.diverged]
     if search.edge is not None and search.rehearsal.schedule.constant:
         ends.append(search.edge[1])
@@ -152,10 +154,9 @@ def _nothing_falls(search: LrSearch, start: float, measured: StartMeasurements) 
 
 def _stuck(search: LrSearch, best: Lane, start: float, measured: StartMeasurements) -> str | None:
     """Why the best run went nowhere, under dead units; None, perhaps with a note, where it did go on."""
-    fall = 1 - best.loss / start if start > 0 else math.inf
-    stopped = start > 0 and (max(best.tail()) - best.loss) / start < NOTHING
-    if search.missing is not None or fall >= LITTLE or not stopped:
+    if search.missing is not None or not _stood_still(best, start):
         return None
+    fall = 1 - best.loss / start
     if measured.zero_gradient_share is not None and measured.zero_gradient_share >= DEAD_FROM:
         return (
             f"nothing trains here, whatever the lr, so look at the initialisation first: over {best.step} updates the "
@@ -169,6 +170,11 @@ def _stuck(search: LrSearch, best: Lane, start: float, measured: StartMeasuremen
         "near its floor, on a plateau, or falling slowly; so short a run tells little about the lr then"
     )
     return None
+
+
+def _stood_still(best: Lane, start: float) -> bool:
+    """Whether the best run took little off the loss, and next to nothing of it in its second half."""
+    return start > 0 and 1 - best.loss / start < LITTLE and (max(best.tail()) - best.loss) / start < NOTHING
 
 
 def _reason(search: LrSearch, winner: Lane, measured: StartMeasurements) -> str:
