@@ -17,6 +17,7 @@ NAMES = (
     "explorer",
     "monitor",
     "rescue",
+    "diagnosis",
     "advice",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")

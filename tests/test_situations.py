@@ -174,7 +174,8 @@ def test_10_adam_that_needs_a_warm_up() -> None:
     mild = diagnosed(net, torch.optim.Adam(net.parameters(), lr=3 * edge), batch)
     assert mild.verdict == "safe" and mild.play is not None and not mild.play.rises  # so young a limit means little
     assert (
-        "once second moments have settled" in mild.sentence and "now, while they are young, it is 3 of" in mild.sentence
+        "once second moments have settled" in mild.sentence
+        and "now, while they are young, it is 3 times it" in mild.sentence
     )
     adam = torch.optim.Adam(net.parameters(), lr=30 * edge)
     found = diagnosed(net, adam, batch)
@@ -182,8 +183,9 @@ def test_10_adam_that_needs_a_warm_up() -> None:
     assert found.ratio == pytest.approx(30, rel=0.02)
     run = losses(net, adam, batch, 20)
     assert max(run) > run[0]  # without one the loss rises first
-    assert found.play is not None and found.play.points[:5] == (0, 1, 2, 3, 5)
-    assert [run[p] for p in found.play.points if p < 20] == pytest.approx(found.play.losses[:7], rel=1e-3)
+    assert found.play is not None and {0, 1, 2, 5} <= set(found.play.points)
+    early = [p for p in found.play.points if p < 20]
+    assert [run[p] for p in early] == pytest.approx(found.play.losses[: len(early)], rel=1e-3)
     fresh = tanh_net()
     gentle = torch.optim.Adam(fresh.parameters(), lr=0.0)
     seen = []

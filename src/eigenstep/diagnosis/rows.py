@@ -81,7 +81,9 @@ def _play_rows(play: Play | None) -> list[tuple[str, str]]:
     losses = ", ".join(f"{p}: {play.losses[play.points.index(p)]:.4g}" for p in shown)
     rows = [("on copies, loss after updates", losses)]
     if play.ratios:
-        rows.append(("on copies, ratio after updates", ", ".join(f"{p}: {r:.3g}" for p, r in play.ratios.items())))
+        ratios = ", ".join(f"{p}: {r:.3g}" for p, r in play.ratios.items())
+        then = "" if play.schedule == "a constant lr" else " (at the lr of then)"
+        rows.append(("on copies, ratio after updates", f"{ratios}{then}"))
     return rows
 
 

@@ -87,7 +87,9 @@ def _here(f: VerdictInputs, lr: float, limit: float | None) -> str:
     """Where the lr stands, below the limit or at it; by what was tried where no limit is known."""
     if f.settled is not None:
         updates, ratio, stable = f.settled
-        young = "" if f.ratio is None else f"; now, while they are young, it is {f.ratio:.3g} of it"
+        young = ""
+        if f.ratio is not None:
+            young = f"; now, while they are young, it is {f.ratio:.3g} {'times' if f.ratio > 1 else 'of'} it"
         return (
             f"lr {lr:.3g} is {ratio:.3g} of the largest stable one, {stable:.3g}, once second moments have settled "
             f"({updates_told(updates)} on copies{young})"

@@ -47,7 +47,7 @@ class Play:
     - lr: the peak that is played towards, of that group.
     - schedule: in words.
     - nothing: a loss; that of the model with all measured parameters at zero, None where it is no floor.
-    - peaked: whether the schedule's peak was reached and held for some updates.
+    - peaked: whether the schedule's peak was reached.
     - ended: why it is shorter than it would be; None if it is not.
     """
 
@@ -158,7 +158,6 @@ class Playing:
 
     def _play(self, lane: Lane, nothing: float) -> Play:
         shape = self.rehearsal.schedule
-        peaked = lane.step >= min(self.peak_at + _AT_PEAK, shape.horizon)
         return Play(
             tuple(lane.points),
             tuple(lane.losses),
@@ -167,14 +166,14 @@ class Playing:
             self.lr,
             shape.words,
             nothing if math.isfinite(nothing) and nothing > 0 else None,
-            peaked,
+            lane.step > self.peak_at,
             self.ended,
         )
 
     def _doubtful(self, play: Play) -> bool:
         """Whether more updates may change what is said: it looks bad, the limit was near, or the peak has not come."""
         near = max((ratio for after, ratio in play.ratios.items() if after), default=1.0)
-        return play.fails or not play.peaked or near > _DOUBT
+        return play.fails or play.updates < self.peak_at + _AT_PEAK or near > _DOUBT
 
     def _goes(self, lane: Lane, stop: int) -> bool:
         """Play on up to an update; whether it got there."""
