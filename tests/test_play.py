@@ -159,7 +159,7 @@ def test_a_recommendation_is_shown_and_joined_to_the_limit() -> None:
     lr = 3 * bare.max_stable_lr
     found = asked(model, adam, data, recommendation=SimpleNamespace(lr=lr, interval=(lr / 2, lr * 2)))
     assert found.rehearsed == Rehearsed(lr, (lr / 2, lr * 2))
-    assert f"Begin below lr {found.max_stable_lr:.3g}" in found.story() and f"{lr:.3g}" in found.story()
+    assert f"past {found.max_stable_lr:.3g}" in found.story() and f"{lr:.3g}" in found.story()
     (row,) = [change for change in found.changes if change.name == "the recommended lr"]
     assert row.lr == lr and found.story() in str(found)
     assert asked(model, adam, data, recommendation=SimpleNamespace(lr=None)).rehearsed is None
@@ -170,7 +170,7 @@ def test_a_recommendation_is_shown_and_joined_to_the_limit() -> None:
 def test_the_story_says_no_more_than_its_numbers() -> None:
     assert story(None, None, None) == ""
     assert "needs no warm-up" in story(0.1, None, Rehearsed(0.05))
-    assert "past that limit" in story(0.1, None, Rehearsed(0.5))
+    assert "past 0.1" in story(0.1, None, Rehearsed(0.5))
     assert "is 0.4" in story(0.1, (50, 0.4), Rehearsed(0.3))
     assert "is 0.05" not in story(0.1, (50, 0.05), Rehearsed(0.3))  # a limit that fell is no reason to go past it
     assert "inf" not in story(math.inf, None, None) + story(math.inf, None, Rehearsed(1.0))
