@@ -44,7 +44,9 @@ class Check(Result):
             rows.append(("lr to train with", f"{r.lr:.3g} ({r.interval[0]:.2g} to {r.interval[1]:.2g})"))
         if d.max_stable_lr is not None:
             rows.append(("largest stable lr here and now", number(d.max_stable_lr)))
-        rows.append(("as it stands", f"{d.verdict}, at lr {number(d.lr)}, stability ratio {number(d.ratio)}"))
+        now = d.lr if d.lr is not None or d.play is None else d.play.lr
+        ratio = "" if d.ratio is None else f", stability ratio {number(d.ratio)}"
+        rows.append(("as it stands", f"{d.verdict}, at lr {number(now)}{ratio}"))
         return [*rows, ("time", f"{self.seconds:.1f} s")]
 
     def words(self) -> Words:

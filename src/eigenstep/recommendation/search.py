@@ -28,6 +28,7 @@ LIFT_ADAPTIVE, LIFT = 2.4, 1.7
 LOOKS = 5  # at the loss, in a run's second half; the last three count
 FAR, FASTER = 10.0, 1.5  # sizes of the loss below 0, and how much more each look must fall than the one before it
 _SHORTEST = 10  # steps below which a verification says nothing: then a finalist, run itself from the start, stands
+_PACE = 3  # steps of the shortest run
 _TRIALS = 0.3  # the share of the budget that finding the edge may take
 _DECADES = 14.0  # how far from the first guess the edge is looked for
 
@@ -90,7 +91,7 @@ class LrSearch:
 
     def _length(self, share: float) -> int:
         budget = self.rehearsal.budget
-        return max(3, min(round(share * (budget.used + budget.left)), self.horizon))
+        return max(_PACE, min(round(share * (budget.used + budget.left)), self.horizon))
 
     def good(self) -> list[float]:
         """The exponents whose trials lowered the loss, in order."""
@@ -107,9 +108,10 @@ class LrSearch:
 
     def _trial(self, k: float) -> bool:
         """Whether a larger lr may still do: a short run at this exponent lowers the loss, or leaves it where it was."""
-        length = self._length(TRIAL)
         lane = self.lane(k)
-        self.rehearsal.run(lane, length, looks=1)
+        if not self.rehearsal.budget.used:  # a few steps tell the pace, by which the time allows so many more
+            self.rehearsal.run(lane, min(_PACE, self.horizon), looks=1)
+        self.rehearsal.run(lane, self._length(TRIAL), looks=1)
         if lane.diverged:
             lane.free()
         return lane.loss <= self.rehearsal.start  # equal: too small a step to tell, as on a plateau
@@ -117,11 +119,11 @@ class LrSearch:
     def _bracket(self) -> None:
         """Find two exponents next to each other, the lower of which does not raise the loss and the upper does."""
         self.stage = "while the edge was being looked for"
-        allowed = _TRIALS * self.rehearsal.budget.steps
         far = _DECADES / math.log10(SPACING)
         k, up = 0, self._trial(0)
-        tried = [0]
-        while self.rehearsal.budget.used < allowed and abs(k) < far:
+        tried, budget = [0], self.rehearsal.budget
+        allowed = _TRIALS * (budget.used + budget.left)
+        while budget.used < allowed and abs(k) < far:
             step = 2 if up else -2
             tried.append(k + step)
             if self._trial(k + step) != up:
@@ -132,7 +134,7 @@ class LrSearch:
             if up and self._past_it(k):
                 break
         k = min(tried)
-        while not self.good() and self.rehearsal.budget.used < allowed and abs(k) < far:
+        while not self.good() and budget.used < allowed and abs(k) < far:
             k -= 2  # the loss stood still at first, because the step was too long: it came back to where it had been
             self._trial(k)
 

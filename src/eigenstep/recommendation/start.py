@@ -13,20 +13,20 @@ from eigenstep.progress import FORWARD, PRODUCT
 from eigenstep.recommendation.parts import Later
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.rehearsal import Lane, Rehearsal
-from eigenstep.stability.critical import CriticalSharpness, bottomless, critical_sharpness
+from eigenstep.stability.critical import PASSES, CriticalSharpness, bottomless, critical_sharpness
 from eigenstep.stability.limit import limit_now
 from eigenstep.stability.result import Limit
 from eigenstep.stability.zero_gradient import share_of, zero_gradient_names
 
-_SHARE = 0.25  # of the time that is left, where it is limited: what the limit, mere evidence, may take
+_SHARE = 0.25  # of the time that is left, where it is limited: what each piece of evidence may take
 _CHEAP = 3.0  # seconds: only where the first limit took less is it followed through the rehearsals
 
 
-def _seconds_of_limit(objective: Objective) -> float:
-    """About how long it takes to measure the limit, by the time of one evaluation of the loss."""
+def _seconds_of_a_loss(objective: Objective) -> float:
+    """How long it takes to evaluate the loss."""
     began = time.perf_counter()
     objective.value()
-    return (time.perf_counter() - began) * Aim().expected * PRODUCT / FORWARD
+    return time.perf_counter() - began
 
 
 class StartMeasurements:
@@ -47,6 +47,28 @@ class StartMeasurements:
         start = rehearsal.probe.on(rehearsal.model)
         if not math.isfinite(rehearsal.start):
             return
+        one = _seconds_of_a_loss(start) if rehearsal.budget.until < math.inf else 0.0
+        if self._fits("critical sharpness", one * PASSES, rehearsal):
+            self._find_critical(start, rehearsal, fast)
+        if not self._fits("limit", one * Aim().expected * PRODUCT / FORWARD, rehearsal):
+            return
+        try:
+            self.limit = limit_now(start, rehearsal.optimizer, quick=fast, sharpness=False)
+        except (Unsupported, InvalidValue) as error:
+            self.notes.append(f"no linear limit, so judged by critical sharpness and rehearsal: {error}")
+
+    def _fits(self, what: str, expected: float, rehearsal: Rehearsal) -> bool:
+        """Whether some seconds are no more than evidence may take of the time that is left; noted if not."""
+        left = max(rehearsal.budget.until - time.perf_counter(), 0.0)
+        if expected <= _SHARE * left:
+            return True
+        self.notes.append(
+            f"the {what} at the start was not measured: it would take about {expected:.2g} s of the {left:.2g} s left"
+        )
+        return False
+
+    def _find_critical(self, start: Objective, rehearsal: Rehearsal, fast: bool) -> None:
+        """The critical sharpness, what a sensible first step takes off the loss, and whether the loss has a floor."""
         self.critical = critical_sharpness(start, rehearsal.optimizer, tol=0.1 if fast else 0.01)
         if self.critical.multiple == math.inf:
             self.bottomless = bottomless(start, rehearsal.optimizer)
@@ -54,18 +76,6 @@ class StartMeasurements:
             rehearsal.fall = abs(self.critical.slope) * self.critical.multiple
         if self.critical.reason is not None:
             self.notes.append(f"no critical sharpness: {self.critical.reason}")
-        if (until := rehearsal.budget.until) < math.inf:
-            expected, left = _seconds_of_limit(start), max(until - time.perf_counter(), 0.0)
-            if expected > _SHARE * left:
-                self.notes.append(
-                    f"the limit at the start was not measured: it would take about {expected:.2g} of the {left:.2g} "
-                    "seconds left"
-                )
-                return
-        try:
-            self.limit = limit_now(start, rehearsal.optimizer, quick=fast, sharpness=False)
-        except (Unsupported, InvalidValue) as error:
-            self.notes.append(f"no linear limit, so judged by critical sharpness and rehearsal: {error}")
 
     def first_guess(self, optimizer: torch.optim.Optimizer) -> float:
         """Where the search begins: the critical lr, else the limit, else the lr that is set."""

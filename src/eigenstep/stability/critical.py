@@ -20,7 +20,7 @@ from eigenstep.stability.bracket import FAR, Bracket, smallest_rise
 from eigenstep.stability.copies import copied, refuse_foreign, take_step
 
 _NOISE = 20.0  # roundings of the loss within which a change of it means nothing
-_PASSES = 20  # evaluations that a bracket usually takes
+PASSES = 20  # evaluations that a bracket usually takes
 _DEEP = 1e6  # sizes of the loss below its start; nothing with a floor is trained from so far above it
 
 GIVE_A_FLOOR = "give it a floor (a term that grows, a clamp on what shrinks to zero), or check its sign"
@@ -130,7 +130,7 @@ def critical_sharpness(
     began = time.perf_counter()
     name = type(optimizer).__name__
     with task("critical_sharpness", progress, "samples= on Objective, a larger tol=") as work, objective.session():
-        expected = min(_PASSES, max_passes)
+        expected = min(PASSES, max_passes)
         work.plan(FORWARD * expected + GRADIENT, f"some {expected} evaluations of the loss assumed")
         refuse_foreign("critical_sharpness", objective, optimizer)
         objective = objective.per_update()
