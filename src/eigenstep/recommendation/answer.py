@@ -9,12 +9,13 @@ import torch
 
 from eigenstep.bridge import rules_told
 from eigenstep.bridge.param_groups import adapts, lrs_of, relative
+from eigenstep.recommendation import words
 from eigenstep.recommendation.parts import Asked, AtStart, Candidate, Rehearsals
 from eigenstep.recommendation.request import Request
 from eigenstep.recommendation.result import Recommendation
-from eigenstep.recommendation.search import MARGIN, LrSearch
+from eigenstep.recommendation.search import LrSearch
 from eigenstep.recommendation.start import StartMeasurements
-from eigenstep.rehearsal import PROBE_BATCHES, Lane, Rehearsal
+from eigenstep.rehearsal import Lane, Rehearsal
 from eigenstep.stability.zero_gradient import DEAD_FROM
 
 LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
@@ -48,7 +49,7 @@ def answer(
         interval=None if lr is None or search is None else _interval(search, lr),
         reason=reason,
         trains=trains,
-        unchecked=tuple(_unchecked(rehearsal, chosen, missing, asked)),
+        unchecked=tuple(words.unchecked(rehearsal, chosen, missing, asked)),
         notes=tuple(measured.notes),
         asked=Asked(
             optimizer=type(rehearsal.optimizer).__name__,
@@ -82,14 +83,9 @@ def answer(
 
 
 def _candidate(lane: Lane, search: LrSearch) -> Candidate:
-    return Candidate(lane.lr, tuple(lane.points), tuple(lane.losses), lane.diverged, lane.step, _under(lane, search))
-
-
-def _under(lane: Lane, search: LrSearch) -> str:
-    """Under what a lane ran, where not under the schedule that was asked for."""
-    if lane.schedule is search.rehearsal.schedule:
-        return ""
-    return "peak held" if lane.schedule is search.held else "squeezed"
+    return Candidate(
+        lane.lr, tuple(lane.points), tuple(lane.losses), lane.diverged, lane.step, words.under(lane, search)
+    )
 
 
 def _thinned(shape: Sequence[float]) -> tuple[float, ...]:
@@ -132,24 +128,9 @@ def _judged(
     if (unbounded := measured.bottomless or search.unbounded) is not None:
         return unbounded, False
     if winner is None:
-        return _nothing_falls(search, start, measured), False
+        return words.nothing_falls(search, start, measured), False
     stuck = _stuck(search, winner, start, measured)
-    return (_reason(search, winner, measured), True) if stuck is None else (stuck, False)
-
-
-def _nothing_falls(search: LrSearch, start: float, measured: StartMeasurements) -> str:
-    """Why no run lowered the loss."""
-    if search.missing is not None and not search.lanes:
-        return f"too little was run, so give a larger budget: {search.missing}"
-    if measured.critical is not None and measured.critical.reason is not None:
-        return f"nothing trains here, whatever the lr, so look at the model first: {measured.critical.reason}"
-    tried = sorted(lane.lr for lane in search.lanes.values())
-    which = "validation loss" if search.rehearsal.judge is not search.rehearsal.probe else "loss"
-    return (
-        f"nothing trains here, so look at the loss and the data first: no lr from {tried[0]:.2g} to "
-        f"{tried[-1]:.2g} lowered the {which} from {start:.4g}; it may be as low as it gets, or the mini-batches may "
-        "lead elsewhere than the data that it is taken on"
-    )
+    return (words.reason(search, winner, measured), True) if stuck is None else (stuck, False)
 
 
 def _stuck(search: LrSearch, best: Lane, start: float, measured: StartMeasurements) -> str | None:
@@ -175,87 +156,6 @@ def _stuck(search: LrSearch, best: Lane, start: float, measured: StartMeasuremen
 def _stood_still(best: Lane, start: float) -> bool:
     """Whether the best run took little off the loss, and next to nothing of it in its second half."""
     return start > 0 and 1 - best.loss / start < LITTLE and (max(best.tail()) - best.loss) / start < NOTHING
-
-
-def _reason(search: LrSearch, winner: Lane, measured: StartMeasurements) -> str:
-    """Why this lr, in sentences that are true of the table of what was run."""
-    edge, chosen = search.edge or (winner.lr, math.inf), search.chosen
-    lrs = {lane.lr for lane in search.everything}
-    text = f"of {len(lrs)} learning rates rehearsed {winner.lr:.3g} brought the loss lowest: {_told(winner, search)}."
-    if chosen is not None and chosen is not winner:
-        text += f" The answer, {chosen.lr:.3g}, brought it to {_told(chosen, search)}"
-        text += f"{_why_this(chosen, search)}."
-    elif chosen is None and (lr := search.middle()) is not None:
-        text += f" The answer, {lr:.3g}, was not run itself: it is {_middle(search)}."
-    if search.missing is not None:
-        text += f" That was so far: {search.missing}."
-    upper = (
-        f"from {edge[1]:.3g} on it diverged or the loss rose" if math.isfinite(edge[1]) else "no larger lr was tried"
-    )
-    text += f" Short runs lowered the loss up to {edge[0]:.3g}, {upper}"
-    return f"{text}{_beside_the_limit(search, measured)}."
-
-
-def _why_this(chosen: Lane, search: LrSearch) -> str:
-    """How the answer came about, where it is not the lowest run."""
-    if chosen is search.check:
-        return f": it is {_middle(search)}"
-    if search.check is not None:
-        return f"; {search.check.lr:.3g}, the middle of the best, did not lower the loss when it was run itself"
-    return "; no steps were left to run the middle of the best itself"
-
-
-def _told(lane: Lane, search: LrSearch) -> str:
-    """How a run ended."""
-    under = {"peak held": " with the lr held there", "squeezed": " of the whole schedule, squeezed into them"}
-    return f"{lane.loss:.4g} after {lane.step} updates{under.get(_under(lane, search), '')}"
-
-
-def _middle(search: LrSearch) -> str:
-    """How the answer follows from what was compared last."""
-    near = "the middle of those that came near the lowest"
-    if search.lift == 1:
-        return f"{near}, {MARGIN:.2g} times lower, since too high costs more than too low"
-    times = f"{search.lift / MARGIN:.2g} times " if search.lift > MARGIN else ""
-    return f"{times}{near} with the lr held, since a falling lr lets its peak lie higher"
-
-
-def _beside_the_limit(search: LrSearch, measured: StartMeasurements) -> str:
-    """How the answer lies to the limit at the start, and why it may lie past it."""
-    if measured.limit is None or not math.isfinite(measured.limit.max_stable_lr):
-        return ""
-    limit, chosen = measured.limit.max_stable_lr, search.chosen
-    text = f"; the limit at the start is {limit:.3g}"
-    if chosen is None or chosen.lr <= limit:
-        return text
-    risen = max((each.max_stable_lr for each in measured.later), default=0.0)
-    if risen > chosen.lr:
-        return f"{text}, and rises in training, to {risen:.3g} within the rehearsals: the answer may lie past the first"
-    return f"{text}; the answer lies past it, and its own run lowered the loss all the same"
-
-
-def _unchecked(rehearsal: Rehearsal, chosen: Lane | None, missing: str | None, asked: Request) -> list[str]:
-    """What the answer does not cover."""
-    found = [] if missing is None else [missing]
-    schedule = rehearsal.schedule
-    if chosen is not None and chosen.step < schedule.horizon:
-        within = f"{asked.bounded_by(rehearsal.budget)} reached no further"
-        if schedule.constant:
-            ahead = f"updates {chosen.step + 1} to {schedule.horizon}"
-        else:
-            ahead = f"the schedule over its {schedule.horizon} updates; the answer's own run took {chosen.step}"
-        found.append(f"{ahead}: {within}, and that the order of the candidates stays is a bet")
-    if schedule.constant:
-        found.append("a schedule: every run was at a constant lr; schedule= rehearses one")
-    if asked.loop is None:
-        what = "gradient accumulation" if rehearsal.clip is not None else "gradient clipping and accumulation"
-        found.append(f"{what}, if your loop has them: loop= rehearses your own training step")
-    if not rehearsal.whole:
-        which = "the validation data's" if asked.validation is not None else "the objective's"
-        found.append(f"{which} other batches: the loss was taken on {PROBE_BATCHES} of them")
-    if rehearsal.stream.full and not rehearsal.stream.one:
-        found.append(f"more than {len(rehearsal.stream.kept)} mini-batches: for memory these were gone over repeatedly")
-    return found
 
 
 def best_of(answers: list[Recommendation], number: int) -> Recommendation:
