@@ -1,5 +1,6 @@
 """`recommend`: the learning rate as a number, with an interval, a reason and the check that was run."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -93,6 +94,7 @@ def recommend(
         total = steps * len(variants)
         probe = min(len(objective.weights), PROBE_BATCHES)
         beside = probe * (PRODUCT * Aim().expected + FORWARD * _LOSSES)
+        work.most = asked.allowed(1) or math.inf
         work.plan(0.0, f"{total} training steps, and what is measured beside them", total * GRADIENT + beside)
         work.tell(phase="the start", done=0, total=total, unit="training steps")
         for number, (each, shape, settled) in enumerate(variants):
