@@ -92,6 +92,27 @@ def test_an_attached_scheduler_is_read_and_left_alone() -> None:
     assert list(found.play.losses[:11]) == pytest.approx([run[p] for p in found.play.points[:11]], rel=1e-5)
 
 
+def test_a_schedulers_factory_is_played_with_its_own_lrs() -> None:
+    model, data = net(), batches()
+
+    def make(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=60, cycle_momentum=False)
+
+    sgd = torch.optim.SGD(model.parameters(), lr=1e-3)
+    found = asked(model, sgd, data, schedule=make, horizon=60)
+    assert found.play is not None and found.play.lr == pytest.approx(0.5, rel=1e-6)
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=1e-3)
+    scheduler, lrs = make(optimizer), []
+    for _ in range(50):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    run = plain(twin, torch.optim.SGD(twin.parameters(), lr=1.0), data, 50, lambda t: lrs[t])
+    early = [p for p in found.play.points if p <= 50]
+    assert list(found.play.losses[: len(early)]) == pytest.approx([run[p] for p in early], rel=1e-5)
+
+
 def test_the_users_own_loop_is_what_is_played() -> None:
     model, data = net(), batches()
     sgd = torch.optim.SGD(model.parameters(), lr=20.0)
@@ -190,3 +211,13 @@ def test_the_story_says_no_more_than_its_numbers() -> None:
 )
 def test_what_a_play_says(losses: tuple[float, ...], nothing: float, fails: bool) -> None:
     assert Play(tuple(range(len(losses))), losses, nothing=nothing).fails is fails
+
+
+def test_an_optimizer_without_a_limit_is_judged_by_its_play() -> None:
+    model, data = net(), batches()
+    fresh = asked(model, torch.optim.RAdam(model.parameters(), lr=0.01), data)
+    assert fresh.verdict == "safe" and fresh.limit is None and "six updates" in fresh.reasons["ratio"]
+    hot = asked(model, es.Optimizer(model.parameters(), es.Lion(lr=3.0)), data, squares)
+    assert hot.verdict == "unstable" and "lower the lr to about" in hot.sentence
+    mild = asked(model, es.Optimizer(model.parameters(), es.Lion(lr=1e-3)), data, squares)
+    assert mild.verdict == "one-step" and "Tried on copies" in mild.sentence

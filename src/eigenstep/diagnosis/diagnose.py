@@ -22,6 +22,7 @@ from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, PRODUCT, Watch, task
 from eigenstep.rehearsal import Budget, Loop, Rehearsal, Schedule, Stream, read_schedule
+from eigenstep.rehearsal.read_schedule import stand_in
 from eigenstep.stability.copies import refuse_missing, refuse_unseen
 
 _PRODUCTS = 200  # of a diagnosis: the play's looks, the limit, the lowest eigenvalue, two probes of 40, layers and more
@@ -156,11 +157,15 @@ def _shape(
             raise
         factors = [tuple(relative(lrs_of(optimizer)))] * horizon
         return Schedule("constant", horizon, 0, factors), lr_of(optimizer), {"schedule": str(error)}
-    now, first = lrs_of(optimizer), shape.factors[0]
-    if not scheduled(optimizer):
+    driven = optimizer
+    if callable(schedule) and shape.name != "your function":  # a factory, which sets lrs of its own
+        driven = stand_in(optimizer)
+        schedule(driven)
+    if not scheduled(driven):
         return shape, lr_of(optimizer), {}
-    peak = next((lr / factor for lr, factor in zip(now, first, strict=True) if lr > 0 and factor > 0), None)
-    return shape, first_moving(begun(optimizer.param_groups)) if peak is None else peak, {}
+    pairs = zip(lrs_of(driven), shape.factors[0], strict=True)
+    peak = next((lr / factor for lr, factor in pairs if lr > 0 and factor > 0), None)
+    return shape, first_moving(begun(driven.param_groups)) if peak is None else peak, {}
 
 
 def _own(objective: Objective) -> Any:

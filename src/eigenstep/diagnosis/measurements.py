@@ -140,25 +140,29 @@ class DiagnosisMeasurements:
     def judge(self) -> None:
         """Measure what the verdict needs first: the gradient's reach, the play and the limit."""
         self.zero_gradient = self._zero_gradient()
-        self.nothing = self._nothing()
-        self.not_linear = self._not_linear()
-        dead = self.zero_gradient.flat
+        self.nothing = self.objective.value({id(p): torch.zeros_like(p) for p in self.objective.params})
+        self.not_linear, dead = self._not_linear(), self.zero_gradient.flat
         movable = not dead and self.not_linear is None and self._movable()
         if not dead and self.trials is not None:
             self._tell(1)
             self.trials.run(self.nothing)
             self.products += self.trials.products
             self.reasons |= self.trials.reasons
-        if movable:
-            self._tell(2)
-            self.edge = edge_of(self.objective, self.optimizer)
-            self.limit = self._limit(self.edge)
-        else:
+        if not movable:
             self.reasons["ratio"] = self.not_linear or (
                 "neither gradient nor curvature reaches most of the parameters"
                 if dead
                 else "no second moments yet, and no gradient to take them from"
             )
+            return
+        self._tell(2)
+        try:
+            self.edge = edge_of(self.objective, self.optimizer)
+            self.limit = self._limit(self.edge)
+        except Unsupported as error:  # none yet, as of a fresh RAdam, or none at all
+            if self.play is None:
+                raise
+            self.edge, self.reasons["ratio"] = None, str(error)
 
     def _limit(self, edge: Edge) -> Limit | None:
         """The limit, its certificate, the plain sharpness and each group alone, as far as there is time."""
@@ -206,10 +210,6 @@ class DiagnosisMeasurements:
         if found is not None:
             self.products += self.allowance.learn(found)
         return zero_gradient
-
-    def _nothing(self) -> float:
-        """The loss of the same model with all measured parameters at zero."""
-        return self.objective.value({id(p): torch.zeros_like(p) for p in self.objective.params})
 
     def _lowest(self) -> Measurement:
         found = measure(

@@ -91,8 +91,8 @@ def _here(f: VerdictInputs, lr: float, limit: float | None) -> str:
         if f.ratio is not None:
             young = f"; now, while they are young, it is {f.ratio:.3g} {'times' if f.ratio > 1 else 'of'} it"
         return (
-            f"lr {lr:.3g} is {ratio:.3g} of the largest stable one, {stable:.3g}, once second moments have settled "
-            f"({updates_told(updates)} on copies{young})"
+            f"lr {ratio * stable:.3g} is {ratio:.3g} of the largest stable one, {stable:.3g}, once second moments have "
+            f"settled ({updates_told(updates)} on copies{young})"
         )
     if f.ratio is None or limit is None:
         return _course(f) or "nothing is known of its limit"
