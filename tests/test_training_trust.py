@@ -169,6 +169,20 @@ def test_a_run_that_fails_where_trials_went_well_is_led_by_the_limit_from_then_o
     assert float(model().detach()) < highest / 100
 
 
+def test_where_the_limit_leads_lr_is_halved_while_the_loss_is_back_above_its_first() -> None:
+    model, optimizer, scheduler = kept(2.0, target=0.5, every=1, follow=0.0)
+    first = float(model().detach())
+    lrs_of(model, optimizer, scheduler, 10)
+    before, after = optimizer.param_groups[0]["lr"], []
+    for share in (0.5, 0.9, 1.1, 1.2, 0.9):
+        model.w.data.mul_((share * first / float(model().detach())) ** 0.5)
+        optimizer.zero_grad()
+        optimizer.step()
+        scheduler.step()
+        after.append(optimizer.param_groups[0]["lr"] / before)
+    assert after == pytest.approx([1, 1, 0.5, 0.25, 0.25], rel=1e-6)
+
+
 def test_a_target_that_is_given_and_an_infinite_lr_are_the_limits_alone() -> None:
     assert kept(0.49, target=0.5)[2].get_last_lr() == [pytest.approx(0.25)]
     assert kept(0.49, max_lr=math.inf)[2].get_last_lr() == [pytest.approx(0.45)]

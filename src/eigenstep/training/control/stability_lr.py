@@ -22,6 +22,7 @@ CEILING = 2.0  # times a target that was not given: how far above it a fallen li
 WARM = 10.0  # the power during warm-up
 RISE, FALL = 1.2, 0.99  # the cap's fastest rise in one update; its fall between target and ceiling
 DECAY = 0.4  # the last part of total_steps, over which lr falls to zero
+GAINED = 1.25  # times that the probe's loss has fallen: standing above its first again halves the cap
 JUMPS = ("loss-jump", "gradient-jump", "non-finite")
 STEADY, FALLING = 0.1, 0.3  # falls of log limit between measurements that lengthen and shorten their distance
 
@@ -48,7 +49,8 @@ class StabilityLR(LRScheduler):
     tenth power of the fall of the probe's loss (at most by a fifth an update), from then on with the power `follow`:
     where the loss does not fall, lr does not rise, however flat the place. Above the target, since the limit has
     fallen, it falls by 1% an update, and at once to `ceiling` * limit: a network at the edge flattens by itself, and an
-    lr that runs from each sharp place never comes back. It halves when the loss jumps otherwise than by its data.
+    lr that runs from each sharp place never comes back. It halves when the loss jumps otherwise than by its data,
+    and at each measurement that finds the probe's loss back above its first, from which it had fallen by a fifth.
     target, follow: by default .9 and .5 for plain gradient descent, .4 and .1 with momentum and for adaptive methods.
     ceiling: by default twice that target, and a target that is given itself, so that lr falls at once.
 
@@ -99,10 +101,10 @@ class StabilityLR(LRScheduler):
         if monitor.optimizer is not plain or (schedule is not None and schedule.optimizer is not plain):
             raise InvalidValue("StabilityLR: the monitor and the schedule must be those of this very optimizer")
         usual_target, usual_follow = _usual(plain)
-        leaves_alone = target is None
-        if ceiling is None:
-            ceiling = CEILING * usual_target if target is None else target
+        leads = target is not None
         target = usual_target if target is None else target
+        if ceiling is None:
+            ceiling = target if leads else CEILING * target
         follow = usual_follow if follow is None else follow
         if not 0 < target <= ceiling < math.inf:
             raise InvalidValue(
@@ -129,11 +131,13 @@ class StabilityLR(LRScheduler):
         self._bound = math.nan  # the largest stable lr of the first group that moves
         self._cap = math.inf
         self._goal = math.inf  # the cap that ends the warm-up, as does a jump of the loss: the first target; then 0
-        self._lowest, self._rise = math.inf, 0.0  # of the probe's losses; what the log of the cap may still rise by
+        self._first = math.nan  # of the probe's losses since the limit leads
+        self._lowest, self._rise = math.inf, 0.0  # of the same; what the log of the cap may still rise by
+        self._relapsed = False  # whether the newest is back above the first
         self._distance, self._left = 1, 0
         self._told = len(monitor.alarms)
-        asks = schedule is not None or not math.isinf(max(given))
-        self._trust = Trust(monitor.probe, plain) if leaves_alone and asks else None
+        followed = leads or (schedule is None and math.isinf(max(given)))
+        self._trust = None if followed else Trust(monitor.probe, plain)
         self._trusted = False  # whether the last lr was, so that the limit did not lead
         monitor.probe.critical = monitor.probe.critical or adapts(plain)
         monitor.cadence.budget = 1.0
@@ -143,8 +147,7 @@ class StabilityLR(LRScheduler):
         """Return the lr of each group for the next update, measuring first where that is due."""
         running = lrs_of(self.optimizer)
         asked = self._next_asked()
-        cap = self._cap_of(asked, running)
-        allowed = cap * self._left_over()
+        allowed = self._cap_of(asked, running) * self._left_over()
         first = first_moving(asked)
         if math.isinf(min(first, allowed)):
             raise InvalidValue("StabilityLR: nothing limits the lr here and max_lr is infinite; give a finite max_lr")
@@ -161,7 +164,7 @@ class StabilityLR(LRScheduler):
         trusted_lr = None if trust is None else trust.allows(asked, running)
         if trusted_lr is None and self._trusted:
             self._seen, self._told = None, len(self.monitor.alarms)  # the limit leads, anew
-            self._lowest, self._rise, self._left = math.inf, 0.0, 0
+            self._first, self._lowest, self._rise, self._left = math.nan, math.inf, 0.0, 0
             self._hold()
         self._trusted = trusted_lr is not None
         return self._cap if trusted_lr is None else trusted_lr
@@ -179,9 +182,9 @@ class StabilityLR(LRScheduler):
             self._cap, self._rise = self._cap * math.exp(rise), self._rise - rise
         else:
             self._cap = max(top, min(self._cap * FALL, self.ceiling * bound))
-        jumped = self._alarmed()
-        if jumped:
-            self._cap /= 2
+        jumped = self._alarmed() or self._relapsed
+        self._relapsed = False
+        self._cap /= 2 if jumped else 1
         if self._goal and (jumped or self._cap >= min(top, self._goal) * (1 - 1e-9)):
             self._goal, self._rise = 0.0, 0.0
 
@@ -237,7 +240,9 @@ class StabilityLR(LRScheduler):
 
     def _descend(self, loss: float) -> None:
         """Let the cap rise by a power of the fall of the probe's loss below its lowest so far."""
+        self._first = loss if math.isnan(self._first) else self._first
         if not loss < self._lowest:
+            self._relapsed = GAINED * self._lowest < self._first <= loss
             return
         if math.isfinite(self._lowest):
             fall = (self._lowest - loss) / max(abs(loss), 1e-30)  # a loss that is not positive falls, too
