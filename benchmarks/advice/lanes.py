@@ -136,10 +136,10 @@ def train(
                     final[alive] += now.double() / len(tail)
             if not good.all():
                 flat, alive = flat[good], alive[good]
+                if not len(alive):
+                    break
                 state = es.State(tuple(b[good] for b in state.buffers), tuple(s[good] for s in state.scales))
                 columns = replace(rule, lr=factor * lr[alive]).columns(flat)
-            if not len(alive):
-                break
     dead = torch.ones(len(lanes), dtype=torch.bool)
     dead[alive] = False
     final[dead] = math.inf
