@@ -338,9 +338,11 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_command(file: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["diagnose", f"{file}:good", "--json"])
+    shaped = ["--schedule", "cosine", "--warmup", "0.01", "--seconds", "50"]
+    result = CliRunner().invoke(main, ["diagnose", f"{file}:good", "--json", *shaped])
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
+    assert content["play"]["schedule"] == "cosine after a warm-up of 10 updates" and content["play"]["losses"]
     assert content["kind"] == "diagnosis" and content["ratio"] == pytest.approx(0.15)
     assert content["spread"]["samples"] == [2, 2]
     page = tmp_path / "page.html"

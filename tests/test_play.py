@@ -213,6 +213,7 @@ def test_what_a_play_says(losses: tuple[float, ...], nothing: float, fails: bool
     assert Play(tuple(range(len(losses))), losses, nothing=nothing).fails is fails
 
 
+@pytest.mark.slow
 def test_an_optimizer_without_a_limit_is_judged_by_its_play() -> None:
     model, data = net(), batches()
     fresh = asked(model, torch.optim.RAdam(model.parameters(), lr=0.01), data)
