@@ -183,6 +183,12 @@ def test_a_recommendation_is_shown_and_joined_to_the_limit() -> None:
     assert f"past {found.max_stable_lr:.3g}" in found.story() and f"{lr:.3g}" in found.story()
     (row,) = [change for change in found.changes if change.name == "the recommended lr"]
     assert row.lr == lr and found.story() in str(found)
+    assert found.sentence.startswith(f"Stable, so raise the lr to {lr:.3g}, which rehearsal found best: ")
+    inside = asked(model, adam, data, recommendation=SimpleNamespace(lr=2e-3, interval=(5e-4, 4e-3)))
+    assert inside.sentence.startswith("Stable, so keep the lr: ")
+    hot = torch.optim.SGD(model.parameters(), lr=50.0)
+    told = asked(model, hot, data, squares, recommendation=SimpleNamespace(lr=0.3, interval=(0.1, 0.9)))
+    assert told.sentence.startswith("Unstable, so lower the lr to 0.3, which rehearsal found best: ")
     assert asked(model, adam, data, recommendation=SimpleNamespace(lr=None)).rehearsed is None
     with pytest.raises(es.InvalidValue, match="has no lr"):
         asked(model, adam, data, recommendation=object())

@@ -33,6 +33,8 @@ def conclude(m: DiagnosisMeasurements, rehearsed: Rehearsed | None) -> Diagnosis
     code, inputs = _verified(m, inputs_of(m))
     m.table()
     inputs = _with_changes(m, inputs)
+    if rehearsed is not None and m.lr > 0 and not rehearsed.holds(m.lr):
+        inputs = replace(inputs, rehearsed=(rehearsed.lr, m.lr))
     if _circles(m, code, inputs):
         found = orbit_of(m.objective, m.optimizer, None if limit is None else limit.sharpness)
         inputs = replace(inputs, orbit=None if found is None else found.words())

@@ -16,7 +16,7 @@ def sentence_of(code: str, f: VerdictInputs, lr: float, limit: float | None) -> 
     here, above, bound = _here(f, lr, limit), _above(f, lr, limit), limit or 0.0
     stable = bound if f.settled is None else f.settled[2]
     label, action, rest = {
-        "safe": ("Stable", "keep the lr", _NOTHING_LIMITS if f.ratio is not None and not f.high else f"{here}."),
+        "safe": ("Stable", _other(f) or "keep the lr", _safe(f, here)),
         "edge": (
             "At the edge",
             "keep the lr late in training and lower it at the start",
@@ -41,7 +41,7 @@ def sentence_of(code: str, f: VerdictInputs, lr: float, limit: float | None) -> 
             f"{above}. {_tried(f).strip() or 'The first updates raise the loss.'} The lr may rise while sharpness "
             "falls.",
         ),
-        "crawling": ("Crawling", f"raise the lr, up to about {_raised_to(f, stable):.3g}", f"{here}. {_raise_it(f)}"),
+        "crawling": ("Crawling", _raised(f, stable), f"{here}. {_raise_it(f)}"),
         "saddle": (
             "Stuck",
             "perturb the weights or choose an unsymmetrical initialisation",
@@ -81,6 +81,10 @@ def sentence_of(code: str, f: VerdictInputs, lr: float, limit: float | None) -> 
     if f.bottomless is not None:
         head = f"No lr is right, so mend the loss first: it has no floor. {label}: {rest}"
     return head + "".join(f" {hint}" for hint in _hints(code, f))
+
+
+def _safe(f: VerdictInputs, here: str) -> str:
+    return f"{here}." if f.ratio is None or f.high else _NOTHING_LIMITS
 
 
 def _here(f: VerdictInputs, lr: float, limit: float | None) -> str:
@@ -133,19 +137,31 @@ def _unstable(f: VerdictInputs, here: str, above: str) -> str:
     return why
 
 
+def _other(f: VerdictInputs) -> str | None:
+    """The rehearsed lr in place of one outside its interval; None where there is none, or the lr lies inside."""
+    if f.rehearsed is None:
+        return None
+    best, lr = f.rehearsed
+    return f"{'raise' if best > lr else 'lower'} the lr to {best:.3g}, which rehearsal found best"
+
+
 def _lower(f: VerdictInputs, limit: float) -> str:
     """What makes an unstable setting stable: a lower lr, or less decay where decay alone is too much."""
     if f.decay_term > 1:
         return "lower the lr or the weight decay until lr * weight_decay is well below 2"
+    if f.rehearsed is not None and f.rehearsed[0] < f.rehearsed[1]:
+        return _other(f) or "lower the lr"
     if f.instead is not None:
         return f"lower the lr to about {f.instead[0]:.3g}"
     return f"lower the lr below {limit:.3g}" if f.ratio is not None and f.ratio > 1 else "lower the lr"
 
 
-def _raised_to(f: VerdictInputs, stable: float) -> float:
-    if f.instead is not None:
-        return f.instead[0]
-    return stable / 2 if f.raised is None else f.raised[0]
+def _raised(f: VerdictInputs, stable: float) -> str:
+    """What a crawling lr is raised to: the rehearsed one, else one that was tried, else half the limit."""
+    if f.rehearsed is not None and f.rehearsed[0] > f.rehearsed[1]:
+        return _other(f) or "raise the lr"
+    to = f.instead[0] if f.instead is not None else stable / 2 if f.raised is None else f.raised[0]
+    return f"raise the lr, up to about {to:.3g}"
 
 
 def _hints(code: str, f: VerdictInputs) -> Iterator[str]:

@@ -18,6 +18,11 @@ class Rehearsed:
     lr: float
     interval: tuple[float, float] | None = None
 
+    def holds(self, lr: float) -> bool:
+        """Whether an lr lies in the interval."""
+        low, high = self.interval or (self.lr, self.lr)
+        return low <= lr <= high
+
 
 def rehearsed_of(recommendation: Any) -> Rehearsed | None:
     """Return what a recommendation says, any object with .lr and .interval; None where it recommends no lr.

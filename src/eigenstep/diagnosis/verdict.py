@@ -57,6 +57,7 @@ class VerdictInputs:
     - start, high_loss, late_loss: losses; at the play's start, its highest, and where it stands.
     - settled: (updates, ratio, largest stable lr); at its last look, where second moments are young at the start.
     - instead: (lr, loss); one that did not fail on copies, and where the loss stands there.
+    - rehearsed: (lr, lr); that of a recommendation, and the one played, where it lies outside its interval.
     - orbit: words for what an optimizer that does not converge ends in.
     - raised: (lr, updates, updates); half the limit, the updates to a tenth there, and those as it is.
     - bottomless: words for a loss that falls without a floor along the next update.
@@ -78,6 +79,7 @@ class VerdictInputs:
     late_loss: float = 0.0
     settled: tuple[int, float, float] | None = None
     instead: tuple[float, float] | None = None
+    rehearsed: tuple[float, float] | None = None
     memory: bool = False
     decay_term: float = field(default=0.0, metadata=key("pull"))
     progress: float = 1.0
