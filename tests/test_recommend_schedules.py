@@ -320,3 +320,15 @@ def test_an_answer_that_diverges_in_its_own_run_makes_way_and_the_reason_says_so
     assert found.lr in {c.lr for c in found.candidates if c.losses[-1] < found.start}
     assert found.rehearsals.rehearsed != found.lr
     assert "the middle of the best, did not lower the loss when it was run itself" in found.reason
+
+
+def test_no_peak_lies_above_every_lr_that_was_run_and_lowered_the_loss() -> None:
+    """On a quadratic the best held lr is next to the edge, and a lifted one would lie past it."""
+    model = nn.Linear(1, 1, bias=False)
+    objective = es.Objective(model, lambda m, x: (m(x) ** 2).mean() + 1, [torch.ones(2, 1)])
+    for lr in (0.1, 0.17, 0.3):
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        found = es.recommend(objective, optimizer, train=[torch.ones(2, 1)] * 2, schedule="cosine", horizon=3000)
+        worked = [c.lr for c in found.candidates if c.losses[-1] < found.start]
+        assert found.lr is not None
+        assert found.lr <= max(worked) < 1.01

@@ -67,6 +67,11 @@ def _told(lane: Lane, search: LrSearch) -> str:
 def _middle(search: LrSearch) -> str:
     """How the answer follows from what was compared last."""
     near = "the middle of those that came near the lowest"
+    if search.capped:
+        return (
+            "the largest that was run and lowered the loss; a falling lr may bear a higher peak, but nothing above was "
+            "seen to"
+        )
     if search.lift == 1:
         return f"{near}, {MARGIN:.2g} times lower, since too high costs more than too low"
     times = f"{search.lift / MARGIN:.2g} times " if search.lift > MARGIN else ""
