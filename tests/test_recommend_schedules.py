@@ -323,12 +323,14 @@ def test_an_answer_that_diverges_in_its_own_run_makes_way_and_the_reason_says_so
 
 
 def test_no_peak_lies_above_every_lr_that_was_run_and_lowered_the_loss() -> None:
-    """On a quadratic the best held lr is next to the edge, and a lifted one would lie past it."""
-    model = nn.Linear(1, 1, bias=False)
-    objective = es.Objective(model, lambda m, x: (m(x) ** 2).mean() + 1, [torch.ones(2, 1)])
-    for lr in (0.1, 0.17, 0.3):
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-        found = es.recommend(objective, optimizer, train=[torch.ones(2, 1)] * 2, schedule="cosine", horizon=3000)
-        worked = [c.lr for c in found.candidates if c.losses[-1] < found.start]
-        assert found.lr is not None
-        assert found.lr <= max(worked) < 1.01
+    """On a wide quadratic the best held lr is next to the edge, and a lifted one would lie past it."""
+    scales = torch.logspace(-1.5, 0, 12)
+    model = nn.Linear(12, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    objective = es.Objective(model, lambda m, x: (m.weight * x).square().sum() / 2, [scales])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = es.recommend(objective, optimizer, train=[scales, scales], schedule="cosine", horizon=3000)
+    worked = [c.lr for c in found.candidates if c.losses[-1] < found.start]
+    assert found.lr == max(worked) < 2  # the edge, 2 / 1
+    assert "the largest that was run and lowered the loss" in found.reason
