@@ -188,6 +188,18 @@ def test_a_target_that_is_given_and_an_infinite_lr_are_the_limits_alone() -> Non
     assert kept(0.49, max_lr=math.inf)[2].get_last_lr() == [pytest.approx(0.45)]
 
 
+@pytest.mark.parametrize("lr", [0.6, 2.0])
+def test_what_is_tried_and_led_by_the_limit_does_not_depend_on_the_clock(lr: float) -> None:
+    def lrs(spent: float) -> list[float]:
+        model, optimizer, scheduler = kept(lr)
+        scheduler.monitor.cadence.measuring = spent
+        first = lrs_of(model, optimizer, scheduler, 15)
+        model.scale = 0.5
+        return first + lrs_of(model, optimizer, scheduler, 30)
+
+    assert lrs(-1e9) == lrs(1e9)
+
+
 def test_it_resumes_with_what_it_trusts() -> None:
     model, optimizer, scheduler = kept(0.6)
     lrs_of(model, optimizer, scheduler, 5)

@@ -63,6 +63,9 @@ class StabilityLR(LRScheduler):
     where second moments are tiny, in dead units or at the start, a direction leaves its frozen-P edge long before the
     loss can feel it, and renews its second moment as it does. A method without a linear limit (Lion) has that alone.
 
+    A trial is short, and sees the probe alone: an lr a few times too high may pass it, and then ends as without this
+    (at the lowest lr that diverges, 3 of 10 development tasks). Give a target to have the limit lead from the start.
+
     Limits of the idea: following the edge greedily loses in the long run against a well tuned lr (Roulet et al. 2024,
     CDAT, arXiv 2407.06183): a high lr finds flat places, there the limit is high again, and the noise of mini-batches
     keeps the loss up; hence a rise that the loss has to pay for. The probe's limit is that of the full, noiseless loss;
