@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import lr_scheduler as schedulers
 
 import eigenstep as es
 from eigenstep.cli import main
@@ -109,11 +110,14 @@ class Own(torch.optim.SGD):
         ),
         (
             lambda m: torch.optim.SGD(m.parameters(), lr=torch.tensor(0.5), weight_decay=1e-4),
-            "optimizer = torch.optim.SGD(model.parameters(), lr=0.0123, weight_decay=0.0001)",
+            'for group in optimizer.param_groups: group["lr"] *= 0.0247',
         ),
         (lambda m: groups(m, 0.01, 0.02), 'for group in optimizer.param_groups: group["lr"] *= 1.23'),
         (lambda m: groups(m, 0.0, 0.02), 'for group in optimizer.param_groups: group["lr"] *= 0.617'),
-        (lambda m: groups(m, 0.0, 0.0), 'for group in optimizer.param_groups: group["lr"] = 0.0123'),
+        (
+            lambda m: groups(m, 0.0, 0.0),
+            'for group, lr in zip(optimizer.param_groups, [0.0123, 0.0123]): group["lr"] = lr',
+        ),
         (lambda m: Own(m.parameters(), lr=0.1), 'for group in optimizer.param_groups: group["lr"] *= 0.123'),
         (
             lambda m: torch.optim.SGD(m[0].parameters(), lr=0.1),
@@ -131,6 +135,37 @@ def test_the_line_keeps_everything_but_the_lr(make: Any, line: str) -> None:
     built = names["optimizer"]
     moving = next(float(g["lr"]) for g in built.param_groups if float(g["lr"]) > 0)
     assert moving == pytest.approx(0.01234, rel=5e-3)
+
+
+def test_an_optimizer_that_has_begun_is_not_built_anew() -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    trained(model, optimizer, 3)
+    assert line_of(model, optimizer, 0.02) == 'for group in optimizer.param_groups: group["lr"] *= 2'
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: schedulers.LambdaLR(o, lambda t: min(1, t / 10)),
+        lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=60),
+        lambda o: schedulers.CosineAnnealingLR(o, 60),
+    ],
+)
+def test_where_a_scheduler_is_attached_the_line_reaches_its_peak(make: Any) -> None:
+    model = network()
+    optimizer = groups(model, 2e-3, 5e-4)
+    scheduler = make(optimizer)
+    found = es.check(model, loss, BATCHES, optimizer, horizon=60)
+    names: dict[str, Any] = {"found": found, "optimizer": optimizer}
+    exec(found.code, names)
+    assert names["scheduler"] is scheduler
+    lrs = []
+    for _ in range(60):
+        lrs.append([g["lr"] for g in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step() if len(lrs) < 60 else None
+    assert max(first for first, _ in lrs) == pytest.approx(found.lr)
 
 
 def test_it_is_saved_and_read_again(tmp_path: Path) -> None:

@@ -4,15 +4,20 @@ import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from eigenstep.bridge.param_groups import lr_of
+from eigenstep.bridge.param_groups import begun, lr_of, relative
+from eigenstep.rehearsal import attached_to
+
+APPLIED = "scheduler = found.apply(optimizer)"  # where `found` is what check returned
 
 
 def line_of(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float) -> str:
-    """Return one line of Python: the optimizer built with this lr, or its groups' lrs set where they differ.
+    """Return one line of Python: the optimizer built with this lr, or its groups' lrs set, their ratios kept.
 
-    Settings that are torch's defaults are left out, as people write it.
+    An optimizer that has begun (its state is worth keeping), has several groups or is not torch's is not built anew.
+    Where a scheduler is attached, which would write over an lr, the line applies what was found to both. Settings that
+    are torch's defaults are left out, as people write it.
 
     >>> layer = nn.Linear(2, 1)
     >>> line_of(layer, torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9), 0.034567)
@@ -20,15 +25,20 @@ def line_of(model: nn.Module, optimizer: torch.optim.Optimizer, lr: float) -> st
     >>> line_of(layer, torch.optim.SGD([{"params": [layer.weight]}, {"params": [layer.bias], "lr": 1.0}], lr=0.1), 0.2)
     'for group in optimizer.param_groups: group["lr"] *= 2'
     """
+    attached = attached_to("check", optimizer)
+    if attached is not None:
+        return f"{APPLIED}  # scales your {type(attached).__name__} so that its peak is {lr:.3g}"
     kind, groups = type(optimizer), optimizer.param_groups
     whole = len(groups) == 1 and {id(p) for p in groups[0]["params"]} == {id(p) for p in model.parameters()}
-    if whole and getattr(torch.optim, kind.__name__, None) is kind:
+    plain = not optimizer.state and not isinstance(groups[0]["lr"], Tensor)
+    if whole and plain and getattr(torch.optim, kind.__name__, None) is kind:
         told = {"lr": lr, **_changed(kind, groups[0])}
         given = ", ".join(f"{name}={_shown(value)}" for name, value in told.items())
         return f"optimizer = torch.optim.{kind.__name__}(model.parameters(), {given})"
     now = lr_of(optimizer)
     if now == 0:
-        return f'for group in optimizer.param_groups: group["lr"] = {lr:.3g}'
+        lrs = ", ".join(f"{lr * ratio:.3g}" for ratio in relative(begun(groups)))
+        return f'for group, lr in zip(optimizer.param_groups, [{lrs}]): group["lr"] = lr'
     return f'for group in optimizer.param_groups: group["lr"] *= {lr / now:.3g}'
 
 

@@ -5,6 +5,7 @@ import math
 from eigenstep.diagnosis import Diagnosis
 from eigenstep.recommendation import Recommendation
 
+KEEP = "Keep the lr"  # how a sentence begins that changes nothing
 AS_IT_STANDS = {
     "unstable": "diverges",
     "warm-up": "raises the loss in its first updates",
@@ -23,15 +24,17 @@ def sentence_of(diagnosis: Diagnosis, recommendation: Recommendation, now: float
         if recommendation.lr is None and diagnosis.verdict not in ("diverged", "dead", "done"):
             text = f"No lr to recommend: {recommendation.reason}. {text}"
         return text
-    return f"{_do(recommendation, recommendation.interval, now)} {_why(diagnosis, recommendation, now)}"
+    low, high = recommendation.interval
+    keep = low <= now <= high and not diagnosis.failing
+    return f"{_do(recommendation, (low, high), now, keep)} {_why(diagnosis, recommendation, now)}"
 
 
-def _do(found: Recommendation, interval: tuple[float, float], now: float) -> str:
+def _do(found: Recommendation, interval: tuple[float, float], now: float, keep: bool) -> str:
     """What to do with the lr."""
     low, high = interval
     lr, within = found.lr or 0.0, f"{low:.2g} to {high:.2g}"
-    if low <= now <= high:
-        return f"Keep the lr at {now:.3g}: it lies among those that train best here, {within}, {lr:.3g} in the middle."
+    if keep:
+        return f"{KEEP} at {now:.3g}: it lies among those that train best here, {within}, {lr:.3g} in the middle."
     if now == 0:
         return f"Set the lr to {lr:.3g} ({within})."
     return f"{'Raise' if now < lr else 'Lower'} the lr from {now:.3g} to {lr:.3g} ({within})."

@@ -2,7 +2,7 @@
 
 from eigenstep.rehearsal.lanes import PROBE_BATCHES, Bottomless, Budget, Lane, Rehearsal, Spent
 from eigenstep.rehearsal.loop import Loop
-from eigenstep.rehearsal.read_schedule import read_schedule
+from eigenstep.rehearsal.read_schedule import attached_to, read_schedule
 from eigenstep.rehearsal.schedule import Schedule
 from eigenstep.rehearsal.stream import Stream
 
@@ -16,5 +16,6 @@ __all__ = [
     "Schedule",
     "Spent",
     "Stream",
+    "attached_to",
     "read_schedule",
 ]
