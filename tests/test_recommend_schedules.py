@@ -204,7 +204,7 @@ def test_a_file_gives_back_a_named_schedule_and_asks_for_a_function(tmp_path: Pa
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "clip beside loop": ({"loop": clipped, "clip": 1.0}, "clip within the loop"),
-    "no loop": ({"loop": 3}, "a function of model, optimizer and batch"),
+    "no loop": ({"loop": 3}, r"a function loop\(model, optimizer, batch\)"),
     "no seconds": ({"seconds": -1.0}, "above 0"),
     "no name": ({"schedule": "cosin"}, "did you mean 'cosine'"),
     "too long a warm-up": ({"warmup": 1000}, "below the horizon"),
@@ -334,3 +334,102 @@ def test_no_peak_lies_above_every_lr_that_was_run_and_lowered_the_loss() -> None
     worked = [c.lr for c in found.candidates if c.losses[-1] < found.start]
     assert found.lr == max(worked) < 2  # the edge, 2 / 1
     assert "the largest that was run and lowered the loss" in found.reason
+
+
+def nan_loop(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> float:
+    """Trains well, and says nothing of it."""
+    clipped(model, optimizer, batch)
+    return math.nan
+
+
+EMPTY = DataLoader(TensorDataset(X[:0], Y[:0]), 2)
+ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "seconds": ({"seconds": "a"}, "recommend: seconds='a' must be a time in seconds"),
+    "clip": ({"clip": "x"}, "clip='x' must be a positive norm"),
+    "fast": ({"fast": "x"}, "fast='x' must be True or False"),
+    "a word for a seed": ({"seed": "a"}, "seed='a' must be a whole number"),
+    "a fraction for a seed": ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+    "a huge seed": ({"seed": 2**70}, r"below 2\*\*62"),
+    "no momenta": ({"momentum": []}, "momentum= is empty"),
+    "a word for a momentum": ({"momentum": ["a"]}, "momentum='a' must be a number"),
+    "no optimizers": ({"optimizers": []}, "optimizers= is empty"),
+    "a number of optimizers": ({"optimizers": 3}, "optimizers= is int; give a list"),
+    "a number to train on": ({"train": 3}, "recommend: train is int"),
+    "nothing to train on": ({"train": EMPTY}, "recommend: train has no batches"),
+    "a number to validate on": ({"validation": 3}, "recommend: validation is int"),
+    "a word to validate on": ({"validation": "x"}, "recommend: validation is str"),
+    "nothing to validate on": ({"validation": []}, "recommend: validation has no batches"),
+    "an empty loader": ({"validation": EMPTY}, "recommend: validation has no batches"),
+    "an iterator": ({"validation": iter(BATCHES)}, "recommend: validation is a list_iterator.*read only once"),
+    "an empty generator": ({"validation": lambda: 3}, "recommend: validation is a function"),
+    "a loop of two": ({"loop": lambda model, batch: None}, r"loop\(model, optimizer, batch\)"),
+    "a loop of four": ({"loop": lambda model, optimizer, batch, scheduler: None}, "'scheduler'"),
+    "a loop without a loss": ({"loop": nan_loop}, "loop= returned nan"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_argument_that_cannot_be_is_refused_by_its_name(name: str) -> None:
+    options, words = ARGUMENTS[name]
+    model, objective, optimizer = parts()
+    before = Snapshot(model, optimizer)
+    with pytest.raises(es.InvalidValue, match=words):
+        es.recommend(objective, optimizer, **{"train": BATCHES, **options})
+    before.check()
+
+
+@pytest.mark.parametrize("what", [es.recommend, es.diagnose])
+@pytest.mark.parametrize("name", ["a word for a seed", "a huge seed", "a number to train on", "a loop of two"])
+def test_a_diagnosis_refuses_the_same(what: Any, name: str) -> None:
+    options, words = ARGUMENTS[name]
+    _, objective, optimizer = parts()
+    with pytest.raises(es.InvalidValue, match=words.removeprefix("recommend: ")):
+        what(objective, optimizer, **{"train": BATCHES, **options})
+
+
+@pytest.mark.parametrize("what", [es.recommend, es.diagnose])
+def test_an_optimizer_that_maximises_is_refused_before_anything_runs(what: Any) -> None:
+    model, _, _ = parts()
+    calls: list[int] = []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        calls.append(model.training)
+        return -mse(model, batch)
+
+    up = torch.optim.SGD(model.parameters(), lr=0.01, maximize=True)
+    with pytest.raises(es.Unsupported, match=r"the loss that is minimised .* maximize=False"):
+        what(es.Objective(model, loss, (X, Y)), up, train=BATCHES)
+    assert len(calls) <= 2  # the objective's own check
+
+
+def test_a_bare_momentum_is_the_only_one() -> None:
+    answers = []
+    for momentum in (0.5, [0.5]):
+        _, objective, optimizer = parts()
+        answers.append(es.recommend(objective, optimizer, train=BATCHES, momentum=momentum, budget=60))
+    assert answers[0].settings == {"momentum": 0.5} and answers[0].lr == answers[1].lr
+
+
+def test_another_schedule_than_the_rehearsed_one_is_not_applied(tmp_path: Path) -> None:
+    found = {}
+    for name, schedule in {"mine": lambda t: 0.9**t, "constant": "constant"}.items():
+        _, objective, optimizer = parts()
+        found[name] = es.recommend(objective, optimizer, train=BATCHES, horizon=30, schedule=schedule, budget=120)
+        found[name].save(tmp_path / name)
+    for mine in (found["mine"], es.Recommendation.load(tmp_path / "mine")):
+        for other in (lambda t: 0.8**t, "cosine", "constant", lambda o: torchs.ExponentialLR(o, 0.8)):
+            with pytest.raises(es.InvalidValue, match="another shape than the one that was rehearsed"):
+                mine.apply(parts()[2], schedule=other)
+        assert isinstance(mine.apply(parts()[2], schedule=lambda o: torchs.ExponentialLR(o, 0.9)), torchs.LRScheduler)
+    held = es.Recommendation.load(tmp_path / "constant")
+    driven = parts()[2]
+    attached = torchs.ExponentialLR(driven, 0.9)
+    with pytest.raises(es.InvalidValue, match="ExponentialLR has another shape"):
+        held.apply(driven)
+    assert attached.optimizer is driven  # alive: it is found among the living
+
+
+def test_one_update_is_singular() -> None:
+    _, objective, optimizer = parts()
+    found = es.recommend(objective, optimizer, train=BATCHES, horizon=1, budget=60)
+    assert "1 update" in str(found) and "1 updates" not in str(found)

@@ -1,6 +1,7 @@
 """The exceptions of eigenstep: each message says what was wrong, where, and the remedy."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 
@@ -43,6 +44,12 @@ def refuse_count(what: str, name: str, value: object, least: int = 1) -> None:
     """Raise InvalidValue for anything but a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise InvalidValue(f"{what}: {name}={value!r:.40} must be a whole number, at least {least}")
+
+
+def refuse_positive(what: str, name: str, value: object, meaning: str) -> None:
+    """Raise InvalidValue for anything but a finite number above 0; meaning: what to give instead, in words."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise InvalidValue(f"{what}: {name}={value!r:.40} must be {meaning}")
 
 
 def refuse_share(what: str, name: str, value: object) -> None:

@@ -62,5 +62,6 @@ class Allowance:
 
 def refuse_seconds(what: str, seconds: float | None) -> None:
     """Raise InvalidValue for what is no time."""
-    if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0 and not math.isnan(seconds)):
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and seconds > 0):
         raise InvalidValue(f"{what}: seconds={seconds!r} must be a positive number of seconds, or None for no limit")

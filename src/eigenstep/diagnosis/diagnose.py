@@ -17,13 +17,15 @@ from eigenstep.diagnosis.measurements import STAGES, DiagnosisMeasurements
 from eigenstep.diagnosis.result import Diagnosis
 from eigenstep.diagnosis.story import rehearsed_of
 from eigenstep.diagnosis.trials import Trials
-from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.errors import InvalidValue, Unsupported, refuse_count, refuse_positive, refuse_seed
 from eigenstep.objective import Objective
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, PRODUCT, Watch, task
 from eigenstep.rehearsal import Budget, Loop, Rehearsal, Schedule, Stream, read_schedule
+from eigenstep.rehearsal.loop import refuse_loop
 from eigenstep.rehearsal.read_schedule import stand_in
-from eigenstep.stability.copies import refuse_missing, refuse_unseen
+from eigenstep.rehearsal.stream import refuse_batches
+from eigenstep.stability.copies import refuse_climbing, refuse_missing, refuse_unseen
 
 _PRODUCTS = 200  # of a diagnosis: the play's looks, the limit, the lowest eigenvalue, two probes of 40, layers and more
 _PLAYED = 10**6  # training steps that a play may take as far as its budget is concerned: it stops by itself
@@ -79,6 +81,7 @@ def diagnose(
         work.plan(PRODUCT * _PRODUCTS, f"some {_PRODUCTS} products assumed")
         work.part(0, len(STAGES), STAGES[0])
         refuse_unseen("diagnose", objective, optimizer)
+        refuse_climbing("diagnose", optimizer)
         minis = _mini_batches(objective, train, batches)
         if (loss := _not_finite(objective)) is not None:
             return Diagnosis.diverged(loss, rules_told(optimizer), seconds=allowance.spent)
@@ -128,22 +131,16 @@ def measuring(
 
 def _refuse(clip: Any, horizon: Any, batches: Any, seed: Any, train: Any, loop: Any) -> None:
     """Raise, before any work, for arguments that cannot be."""
-    if clip is not None and not (isinstance(clip, (int, float)) and math.isfinite(clip) and clip > 0):
-        raise InvalidValue(f"diagnose: clip={clip!r} must be positive and finite, the max_norm of clip_grad_norm_")
+    if clip is not None:
+        refuse_positive("diagnose", "clip", clip, "positive and finite, the max_norm of clip_grad_norm_")
     if clip is not None and loop is not None:
         raise InvalidValue("diagnose: clip= beside loop=; clip in your loop, it is played as it is")
-    if loop is not None and not callable(loop):
-        raise InvalidValue(f"diagnose: loop= is {type(loop).__name__}; give a function loop(model, optimizer, batch)")
-    if not isinstance(horizon, int) or horizon < 1:
-        raise InvalidValue(f"diagnose: horizon={horizon!r} must be a whole number of updates, at least 1")
-    if not isinstance(batches, int) or batches < 0:
-        raise InvalidValue(f"diagnose: batches={batches!r} must be a whole number of mini-batches, 0 for none")
-    if not isinstance(seed, int):
-        raise InvalidValue(f"diagnose: seed={seed!r} must be a whole number")
-    if train is not None and not (callable(train) or any(hasattr(train, name) for name in ("__iter__", "__getitem__"))):
-        raise InvalidValue(
-            f"diagnose: train= is {type(train).__name__}, which yields no batches; give your loader of mini-batches"
-        )
+    refuse_loop("diagnose", loop)
+    refuse_count("diagnose", "horizon", horizon)
+    refuse_count("diagnose", "batches", batches, least=0)
+    refuse_seed("diagnose", seed)
+    if train is not None:
+        refuse_batches("diagnose: train", train)
 
 
 def _shape(

@@ -1,6 +1,5 @@
 """`check`: what to write for the lr, and why, in under a minute."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
@@ -9,7 +8,7 @@ import torch
 
 from eigenstep.bridge.param_groups import lr_of
 from eigenstep.diagnosis import Diagnosis, diagnose
-from eigenstep.errors import InvalidValue
+from eigenstep.errors import InvalidValue, refuse_positive
 from eigenstep.front.code import line_of
 from eigenstep.front.result import Check
 from eigenstep.front.sentence import sentence_of
@@ -17,6 +16,7 @@ from eigenstep.objective import Objective
 from eigenstep.progress import Watch
 from eigenstep.recommendation import Recommendation, recommend
 from eigenstep.rehearsal import Loop
+from eigenstep.rehearsal.stream import refuse_batches
 
 SEARCHING = 0.6  # of the time is the search's; the diagnosis, whose verdict comes early, has what is left
 
@@ -59,6 +59,7 @@ def check(
     >>> found.code == f"optimizer = torch.optim.SGD(model.parameters(), lr={found.lr:.3g})"
     True
     """
+    refuse_batches("check: data", data)
     return checked(Objective(model, loss, data), optimizer, data, seconds=seconds, validation=validation, **options)
 
 
@@ -72,8 +73,7 @@ def checked(
     **options: Unpack[Options],
 ) -> Check:
     """`check` for an objective that exists; train: the loader that is trained with, None for the objective's data."""
-    if isinstance(seconds, bool) or not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
-        raise InvalidValue(f"check: seconds={seconds!r} must be a positive number of seconds")
+    refuse_positive("check", "seconds", seconds, "a positive number of seconds")
     if unknown := set(options) - set(Options.__annotations__):
         raise InvalidValue(f"check: there is no option {min(unknown)}=; it takes {', '.join(Options.__annotations__)}")
     began = time.perf_counter()

@@ -46,7 +46,7 @@ def _why(diagnosis: Diagnosis, found: Recommendation, now: float) -> str:
     tried = ""
     if run is not None and math.isfinite(run.losses[-1]):
         fell = f"it brought the loss from {found.start:.3g} to {run.losses[-1]:.3g}"
-        tried = f"Tried on copies for {run.steps:,} updates, {fell}."
+        tried = f"Tried on copies for {run.steps:,} update{'' if run.steps == 1 else 's'}, {fell}."
     state = AS_IT_STANDS.get(diagnosis.verdict)
     as_it_is = f" As it stands, at lr {now:.3g}, the run {state}." if state is not None else ""
     return f"{tried}{as_it_is} {diagnosis.story()}".strip()

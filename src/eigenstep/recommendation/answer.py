@@ -1,7 +1,7 @@
 """From rehearsals to a `Recommendation`: the lr, its interval, its reason, or why there is none."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from eigenstep.recommendation.result import Recommendation
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.recommendation.start import StartMeasurements
 from eigenstep.rehearsal import Lane, Rehearsal
+from eigenstep.rehearsal.schedule import updates
 from eigenstep.stability.zero_gradient import DEAD_FROM
 
 LITTLE, NOTHING = 0.2, 0.01  # of the loss: dead units still let it fall by LITTLE (by the last bias), then by NOTHING
@@ -59,7 +60,7 @@ def answer(
             settings=dict(settings),
             schedule=schedule.name,
             warmup=schedule.warmup,
-            shape=() if schedule.constant else _thinned(schedule.shape()),
+            shape=schedule.thinned(),
             loop=asked.loop is not None,
             validation=asked.validation is not None,
             seconds_allowed=asked.seconds,
@@ -86,12 +87,6 @@ def _candidate(lane: Lane, search: LrSearch) -> Candidate:
     return Candidate(
         lane.lr, tuple(lane.points), tuple(lane.losses), lane.diverged, lane.step, words.under(lane, search)
     )
-
-
-def _thinned(shape: Sequence[float]) -> tuple[float, ...]:
-    """At most 100 of a schedule's factors, the first and the last among them."""
-    number = min(len(shape), 100)
-    return tuple(shape[round(i * (len(shape) - 1) / max(number - 1, 1))] for i in range(number))
 
 
 def _interval(search: LrSearch, lr: float) -> tuple[float, float]:
@@ -140,14 +135,14 @@ def _stuck(search: LrSearch, best: Lane, start: float, measured: StartMeasuremen
     fall = 1 - best.loss / start
     if measured.zero_gradient_share is not None and measured.zero_gradient_share >= DEAD_FROM:
         return (
-            f"nothing trains here, whatever the lr, so look at the initialisation first: over {best.step} updates the "
+            f"nothing trains here, whatever the lr, so look at the initialisation first: over {updates(best.step)} the "
             f"loss went from {start:.4g} to {best.loss:.4g} and no further; {measured.zero_gradient_share:.0%} of the "
             "parameters have no gradient, neither at the start nor there, as under dead units"
         )
     # A floor above zero, a plateau as deep networks begin on and a slow, steady fall cannot be told apart so early:
     # how much the loss could lose is not known.
     measured.notes.append(
-        f"the loss fell by {fall:.2%} in {best.step} updates, by less than {NOTHING:.0%} in the second half of them: "
+        f"the loss fell by {fall:.2%} in {updates(best.step)}, by less than {NOTHING:.0%} in the second half of them: "
         "near its floor, on a plateau, or falling slowly; so short a run tells little about the lr then"
     )
     return None
@@ -196,4 +191,4 @@ def _against(first: Recommendation, other: Recommendation) -> str:
         return f"beside it {other.headline} ({other.reason})"
     goal = max(min(mine.losses), min(its.losses))
     counts = [next(p for p, v in zip(c.points, c.losses, strict=True) if v <= goal) for c in (its, mine)]
-    return f"beside it {other.headline}, which reached {goal:.3g} within {counts[0]} updates, the first in {counts[1]}"
+    return f"beside it {other.headline}, which reached {goal:.3g} within {updates(counts[0])}, the first in {counts[1]}"

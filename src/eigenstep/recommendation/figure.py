@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from eigenstep import draw
 from eigenstep.recommendation.parts import Candidate
 from eigenstep.recommendation.result import Recommendation
+from eigenstep.rehearsal.schedule import updates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ def recommendation_plot(r: Recommendation, ax: "Axes | None" = None) -> "Axes":
             if stage in c.points and math.isfinite(c.losses[c.points.index(stage)])
         )
         ax.plot(*zip(*pairs, strict=True), color=color, marker="o", markersize=3, linewidth=1.0)
-        ax.plot([], [], color=color, marker="o", markersize=3, linewidth=1.0, label=f"after {stage} updates")
+        ax.plot([], [], color=color, marker="o", markersize=3, linewidth=1.0, label=f"after {updates(stage)}")
     left = [c.lr for c in r.candidates if c.diverged or c.losses[-1] > r.start]
     if left:
         ax.plot(left, [r.start] * len(left), "x", color=draw.VERMILION, markersize=5, label="loss rose")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from eigenstep.plain import key
+from eigenstep.rehearsal.schedule import updates
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.result import Limit
 
@@ -75,7 +76,7 @@ class Asked:
     def schedule_words(self) -> str:
         """The schedule for a sentence: 'a constant lr', 'cosine after a warm-up of 100 updates'."""
         shape = "a constant lr" if self.schedule == "constant" else self.schedule
-        return f"{shape} after a warm-up of {self.warmup} updates" if self.warmup else shape
+        return f"{shape} after a warm-up of {updates(self.warmup)}" if self.warmup else shape
 
 
 @dataclass(frozen=True)

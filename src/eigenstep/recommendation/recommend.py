@@ -13,12 +13,12 @@ from eigenstep.objective import Objective, world
 from eigenstep.objective.objective import required
 from eigenstep.progress import FORWARD, GRADIENT, PRODUCT, Task, Watch, task
 from eigenstep.recommendation.answer import answer, best_of
-from eigenstep.recommendation.request import Request, batches_of, check_momenta
+from eigenstep.recommendation.request import Request, batches_of, check_momenta, momenta_of, others_of
 from eigenstep.recommendation.result import Recommendation
 from eigenstep.recommendation.search import LrSearch
 from eigenstep.recommendation.start import StartMeasurements
 from eigenstep.rehearsal import PROBE_BATCHES, Budget, Loop, Rehearsal, Schedule, Stream, read_schedule
-from eigenstep.stability.copies import refuse_foreign
+from eigenstep.stability.copies import refuse_climbing, refuse_foreign
 
 _LOSSES = 60  # evaluations of the probe, roughly: three a candidate, and the critical sharpness
 
@@ -37,7 +37,7 @@ def recommend(
     validation: Any = None,
     budget: int | None = None,
     seconds: float | None = None,
-    momentum: Sequence[float] | None = None,
+    momentum: Sequence[float] | float | None = None,
     optimizers: Iterable[torch.optim.Optimizer] | None = None,
     clip: float | None = None,
     fast: bool = False,
@@ -80,12 +80,12 @@ def recommend(
     """
     required("recommend", objective)
     asked = Request(horizon, budget, seconds, clip, loop, validation, fast, seed)
-    chosen = [optimizer, *(optimizers or ())]
     answers: list[Recommendation] = []
     with task("recommend", progress, "fast=True, seconds=, a smaller budget=, samples= on Objective") as work:
         asked.check()
-        shapes = [_shape(objective, each, schedule, warmup, horizon, momentum) for each in chosen]
-        settings: list[dict[str, float]] = [{"momentum": float(m)} for m in momentum or ()] or [{}]
+        chosen, momenta = [optimizer, *others_of(optimizers)], momenta_of(momentum)
+        shapes = [_shape(objective, each, schedule, warmup, horizon, momenta) for each in chosen]
+        settings: list[dict[str, float]] = [{"momentum": m} for m in momenta] or [{}]
         variants = [(*pair, each) for pair in zip(chosen, shapes, strict=True) for each in settings]
         asked.check_variants(len(variants))
         objective = objective.per_update()
@@ -129,12 +129,13 @@ def _shape(
     schedule: str | Callable[..., Any],
     warmup: float,
     horizon: int,
-    momentum: Sequence[float] | None,
+    momenta: Sequence[float],
 ) -> Schedule:
     """The schedule of an optimizer that can be rehearsed."""
     refuse_foreign("recommend", objective, optimizer)
+    refuse_climbing("recommend", optimizer)
     shape = read_schedule("recommend", optimizer, schedule, warmup, horizon)
-    check_momenta(optimizer, shape, momentum)
+    check_momenta(optimizer, shape, momenta)
     return shape
 
 

@@ -2,16 +2,20 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 
 from eigenstep.bridge.param_groups import has_momentum
-from eigenstep.errors import InvalidValue, Unsupported
+from eigenstep.errors import InvalidValue, Unsupported, refuse_count, refuse_positive, refuse_seed
 from eigenstep.objective import Objective
 from eigenstep.rehearsal import Budget, Loop, Schedule
+from eigenstep.rehearsal.loop import refuse_loop
+from eigenstep.rehearsal.schedule import updates
+from eigenstep.rehearsal.stream import refuse_batches
 
 FEWEST = 60  # training steps without which nothing can be said
 LEAST, MOST = 1000, 4000  # training steps of a search, unless told otherwise: half the horizon, within these
@@ -52,7 +56,7 @@ class Request:
             return "fast=True"
         if self.budget is not None:
             return f"budget={self.budget}"
-        return f"the default for a run of {self.horizon} updates"
+        return f"the default for a run of {updates(self.horizon)}"
 
     def bounded_by(self, budget: Budget) -> str:
         """What ended the rehearsals, in words: the steps, or the time where it left steps over."""
@@ -62,20 +66,19 @@ class Request:
 
     def check(self) -> None:
         """Raise InvalidValue for a number that is none."""
-        for name, count in (("horizon", self.horizon), ("budget", self.budget)):
-            if name == "budget" and count is None:
-                continue
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise InvalidValue(f"recommend: {name}={count!r} must be a whole number of updates, at least 1")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise InvalidValue(f"recommend: seconds={self.seconds} must be a time in seconds above 0, or None")
-        if self.clip is not None and not 0 < self.clip < math.inf:
-            raise InvalidValue(f"recommend: clip={self.clip} must be a positive norm, or None")
-        if self.loop is not None and not callable(self.loop):
-            raise InvalidValue(
-                f"recommend: loop= is {type(self.loop).__name__}; give a function of model, optimizer and batch that "
-                "trains on the batch and returns its loss"
-            )
+        refuse_count("recommend", "horizon", self.horizon)
+        if self.budget is not None:
+            refuse_count("recommend", "budget", self.budget)
+        if self.seconds is not None:
+            refuse_positive("recommend", "seconds", self.seconds, "a time in seconds above 0, or None")
+        if self.clip is not None:
+            refuse_positive("recommend", "clip", self.clip, "a positive norm, or None")
+        if not isinstance(self.fast, bool):
+            raise InvalidValue(f"recommend: fast={self.fast!r:.40} must be True or False")
+        refuse_seed("recommend", self.seed)
+        refuse_loop("recommend", self.loop)
+        if self.validation is not None:
+            refuse_batches("recommend: validation", self.validation)
         if self.clip is not None and self.loop is not None:
             raise InvalidValue("recommend: clip= beside loop=; clip within the loop, which is run as it is")
 
@@ -88,22 +91,48 @@ class Request:
             )
 
 
-def check_momenta(optimizer: torch.optim.Optimizer, schedule: Schedule, momentum: Sequence[float] | None) -> None:
-    """Raise for momenta that an optimizer cannot have."""
+def momenta_of(momentum: Sequence[float] | float | None) -> tuple[float, ...]:
+    """The momenta to choose among, a number as the only one; none where the optimizer's own stays."""
     if momentum is None:
+        return ()
+    given = momentum if isinstance(momentum, Iterable) and not isinstance(momentum, str) else (momentum,)
+    values = tuple(given)
+    if not values:
+        raise InvalidValue("recommend: momentum= is empty; give values to choose among ([0.0, 0.9]), or leave it out")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
+            raise InvalidValue(f"recommend: momentum={value!r:.40} must be a number of at least 0 and below 1")
+    return tuple(map(float, values))
+
+
+def others_of(optimizers: Iterable[torch.optim.Optimizer] | None) -> tuple[torch.optim.Optimizer, ...]:
+    """The optimizers to compare with; what each of them is, is checked later."""
+    if optimizers is None:
+        return ()
+    if isinstance(optimizers, torch.optim.Optimizer) or not isinstance(optimizers, Iterable):
+        raise InvalidValue(
+            f"recommend: optimizers= is {type(optimizers).__name__}; give a list of the optimizers to compare with"
+        )
+    others = tuple(optimizers)
+    if not others:
+        raise InvalidValue("recommend: optimizers= is empty; give those to compare with, or leave it out")
+    return others
+
+
+def check_momenta(optimizer: torch.optim.Optimizer, schedule: Schedule, momenta: Sequence[float]) -> None:
+    """Raise for momenta where an optimizer has none to choose."""
+    if not momenta:
         return
     if not has_momentum(optimizer):
         raise Unsupported(f"recommend: {type(optimizer).__name__} has no momentum to choose; leave out momentum=")
     if schedule.momenta:
         raise InvalidValue(f"recommend: momentum= beside {schedule.name}, which moves the momentum; leave out one")
-    for value in momentum:
-        if not 0 <= value < 1:
-            raise InvalidValue(f"recommend: momentum={value} must be at least 0 and below 1")
 
 
 def batches_of(objective: Objective, train: Any) -> Any:
     """The mini-batches to train on; with a warning where the objective's only batch must do."""
     if train is not None:
+        refuse_batches("recommend: train", train)
         return train
     objective.batches.read()
     if len(objective.batches.counts) == 1:

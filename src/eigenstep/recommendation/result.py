@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,13 +15,15 @@ from eigenstep.plain import among, unheld
 from eigenstep.recommendation.parts import Asked, AtStart, Candidate, Rehearsals
 from eigenstep.rehearsal import Schedule, read_schedule
 from eigenstep.rehearsal.attach import attach
-from eigenstep.rehearsal.schedule import SHAPES
+from eigenstep.rehearsal.schedule import SHAPES, updates
 from eigenstep.result import Result, Words
 from eigenstep.stability.critical import CriticalSharpness
 from eigenstep.stability.result import Limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_ALIKE = 1e-6  # of the peak: rounding between two readings of one schedule
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -165,7 +168,8 @@ class Recommendation(Result):
         Returns the optimizer at a constant lr. Under a schedule, returns its torch scheduler, of which `step()` is to
         be called once after each update: the one that is attached to the optimizer, the factory's own, or a LambdaLR.
         schedule: for a recommendation out of a file, the function or factory that it was asked with.
-        Raises InvalidValue if there is no lr to recommend, or the optimizer's groups are not those that were rehearsed.
+        Raises InvalidValue if there is no lr to recommend, or the optimizer's groups or the schedule are not those that
+        were rehearsed.
         """
         if self.lr is None:
             raise InvalidValue(f"recommend: there is no lr to apply: {self.reason}")
@@ -198,11 +202,18 @@ class Recommendation(Result):
                 "apply(optimizer, schedule=...)"
             )
         named = schedule or self.schedule
-        return read_schedule("recommend", optimizer, named, self.warmup, self.horizon)
+        found = read_schedule("recommend", optimizer, named, self.warmup, self.horizon)
+        told, given = self.asked.shape, found.thinned()
+        if len(told) != len(given) or not all(map(partial(math.isclose, abs_tol=_ALIKE), told, given)):
+            raise InvalidValue(
+                f"recommend: {found.words} has another shape than the one that was rehearsed, "
+                f"{self.asked.schedule_words}; give that one, or call recommend anew"
+            )
+        return found
 
     def evidence(self) -> list[tuple[str, str]]:
         """The evidence, as pairs of what and how much."""
-        rows = [("run", f"{self.horizon} updates, {self.asked.schedule_words}")]
+        rows = [("run", f"{updates(self.horizon)}, {self.asked.schedule_words}")]
         if self.limit is not None:
             low, high = self.limit.max_stable_lr_interval
             sure = "certified" if self.limit.certified else "not certified"
@@ -213,14 +224,14 @@ class Recommendation(Result):
             upper = f"{self.edge[1]:.3g} did not" if math.isfinite(self.edge[1]) else "no larger one was tried"
             rows.append(("short runs", f"lr {self.edge[0]:.3g} lowered the loss; {upper}"))
         rows += [
-            (f"limit after {step} updates", f"lr {edge:.3g}, at lr {lr:.3g}") for step, lr, edge in self.at_start.later
+            (f"limit after {updates(step)}", f"lr {edge:.3g}, at lr {lr:.3g}") for step, lr, edge in self.at_start.later
         ]
         if self.loss is not None:
             which = "validation loss" if self.asked.validation else "loss"
             rows.append(
                 (f"{which} at the start, and at the end of the answer's run", f"{self.start:.4g}, {self.loss:.4g}")
             )
-        state = f"{self.verified_steps} updates from the start, did not diverge" if self.verified else "not verified"
+        state = f"{updates(self.verified_steps)} from the start, did not diverge" if self.verified else "not verified"
         rows.append(("verification", state))
         rows.append(("cost", f"{self.steps} training steps, {self.rehearsals.seconds:.1f} s"))
         return rows

@@ -6,6 +6,7 @@ from eigenstep.recommendation.request import Request
 from eigenstep.recommendation.search import MARGIN, LrSearch
 from eigenstep.recommendation.start import StartMeasurements
 from eigenstep.rehearsal import PROBE_BATCHES, Lane, Rehearsal
+from eigenstep.rehearsal.schedule import updates
 
 
 def under(lane: Lane, search: LrSearch) -> str:
@@ -61,7 +62,7 @@ def _why_this(chosen: Lane, search: LrSearch) -> str:
 def _told(lane: Lane, search: LrSearch) -> str:
     """How a run ended."""
     how = {"peak held": " with the lr held there", "squeezed": " of the whole schedule, squeezed into them"}
-    return f"{lane.loss:.4g} after {lane.step} updates{how.get(under(lane, search), '')}"
+    return f"{lane.loss:.4g} after {updates(lane.step)}{how.get(under(lane, search), '')}"
 
 
 def _middle(search: LrSearch) -> str:
@@ -101,7 +102,7 @@ def unchecked(rehearsal: Rehearsal, chosen: Lane | None, missing: str | None, as
         if schedule.constant:
             ahead = f"updates {chosen.step + 1} to {schedule.horizon}"
         else:
-            ahead = f"the schedule over its {schedule.horizon} updates; the answer's own run took {chosen.step}"
+            ahead = f"the schedule over its {updates(schedule.horizon)}; the answer's own run took {chosen.step}"
         found.append(f"{ahead}: {within}, and that the order of the candidates stays is a bet")
     if schedule.constant:
         found.append("a schedule: every run was at a constant lr; schedule= rehearses one")

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective, restore
 from eigenstep.progress import GRADIENT, spent
 from eigenstep.rehearsal.loop import Loop, plain_loop, users_loop
 from eigenstep.rehearsal.schedule import Schedule
+from eigenstep.rehearsal.schedule import updates as in_words
 from eigenstep.rehearsal.stream import Stream
 from eigenstep.stability.copies import copied
 from eigenstep.stability.critical import GIVE_A_FLOOR
@@ -129,7 +131,10 @@ class Rehearsal:
         self.probe, self.whole = probe_of(objective)
         self.judge = self.probe
         if validation is not None:
-            self.judge, self.whole = probe_of(held_out(objective, validation))
+            try:
+                self.judge, self.whole = probe_of(held_out(objective, validation))
+            except (InvalidValue, Unsupported) as error:
+                raise type(error)(f"{what}: validation= cannot be used: {error}") from error
         self.first = math.nan  # the first mini-batch's loss at the start
         self.fall = 0.0  # what a first step of a sensible length takes off the loss, so that a start near 0 is no size
 
@@ -170,6 +175,12 @@ class Rehearsal:
             far = _WILD * max(abs(self.first), self.fall, 1e-12)
             if value < -far:
                 raise Bottomless(unbounded(lane.lr, self.start, value, lane.step - 1))
+            odd = lane.step == 1 and self.loop is not None and math.isnan(value)  # whatever the lr: it has not told yet
+            if odd and math.isfinite(self.loss_of(lane.copies[0])):
+                raise InvalidValue(
+                    f"{self.what}: loop= returned nan as the batch's loss, and the model that it trained has a finite "
+                    "one; let it return the loss that it went down by"
+                )
             wild = not value <= far
             if wild or lane.step in due:
                 lane.points.append(lane.step)
@@ -187,7 +198,7 @@ class Rehearsal:
 def unbounded(lr: float, start: float, end: float, updates: int) -> str:
     """What to say of a loss that has no floor."""
     return (
-        f"the loss is unbounded: at lr {lr:.3g} it went from {start:.4g} to {end:.3g} within {updates} updates and "
+        f"the loss is unbounded: at lr {lr:.3g} it went from {start:.4g} to {end:.3g} within {in_words(updates)} and "
         f"falls on, so that no lr is right; {GIVE_A_FLOOR}"
     )
 

@@ -1,5 +1,6 @@
 """One training step on a copy: the plain loop's, or the user's own function's."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,23 @@ _TRAIN_IT = (
     "does not train the model that it is given (no parameter of the copy has a gradient); let loss(model, batch) call "
     "its argument `model`, not a model from outside"
 )
+
+
+def refuse_loop(what: str, loop: Any) -> None:
+    """Raise InvalidValue for what cannot be called as loop(model, optimizer, batch); None is no loop."""
+    if loop is None:
+        return
+    call = "loop(model, optimizer, batch) that trains on the batch and returns its loss"
+    if not callable(loop):
+        raise InvalidValue(f"{what}: loop= is {type(loop).__name__}; give a function {call}")
+    try:
+        signature = inspect.signature(loop)
+    except (TypeError, ValueError):  # a builtin: it tells nothing of its arguments
+        return
+    try:
+        signature.bind(*"abc")
+    except TypeError as error:
+        raise InvalidValue(f"{what}: loop= does not take three arguments ({error}); give a function {call}") from error
 
 
 def plain_loop(what: str, objective: Objective, clip: float | None) -> Step:

@@ -45,6 +45,15 @@ def ramp(t: int, warmup: int) -> float:
     return min(1.0, (t + 1) / (warmup + 1))
 
 
+def updates(count: int) -> str:
+    """So many updates, for a sentence.
+
+    >>> updates(1), updates(20)
+    ('1 update', '20 updates')
+    """
+    return f"{count} update{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """How each group's lr goes over `horizon` updates, relative to the peak of the first group that moves.
@@ -72,13 +81,20 @@ class Schedule:
     def words(self) -> str:
         """The shape for a sentence: 'a constant lr', 'cosine after a warm-up of 100 updates'."""
         shape = "a constant lr" if self.name == "constant" else self.name
-        return f"{shape} after a warm-up of {self.warmup} updates" if self.warmup else shape
+        return f"{shape} after a warm-up of {updates(self.warmup)}" if self.warmup else shape
 
     def shape(self) -> list[float]:
         """The factor at each update of the group that rises highest, 1 at its peak."""
         top = max(range(len(self.factors[0])), key=lambda i: max(each[i] for each in self.factors))
         peak = max(each[top] for each in self.factors)
         return [each[top] / peak for each in self.factors]
+
+    def thinned(self) -> tuple[float, ...]:
+        """At most 100 values of the shape, evenly spread, the first and the last among them; none of a constant one."""
+        if self.constant:
+            return ()
+        shape, number = self.shape(), min(self.horizon, 100)
+        return tuple(shape[round(i * (len(shape) - 1) / max(number - 1, 1))] for i in range(number))
 
     def put(self, optimizer: torch.optim.Optimizer, peak: float, t: int) -> None:
         """Give every group the lr, and the momentum where it is scheduled, of update t, counted from 0.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Number
 from typing import Any
 
 from eigenstep.errors import InvalidValue
@@ -9,7 +10,20 @@ from eigenstep.objective import restore, world
 from eigenstep.objective.data.batch import fingerprint
 from eigenstep.objective.data.batches import is_one_batch
 from eigenstep.objective.data.loader import refuse_one_shot, same_hidden_state
-from eigenstep.objective.data.stream import readable
+from eigenstep.objective.data.stream import readable, stated_length
+
+
+def refuse_batches(named: str, data: Any) -> None:
+    """Raise InvalidValue, under its name, for what yields no batches, or only once."""
+    if isinstance(data, (str, bytes, Number)) or data is None:
+        raise InvalidValue(
+            f"{named} is {type(data).__name__}, which yields no batches; give a loader or list of mini-batches"
+        )
+    source = readable(data, named)
+    if stated_length(source) == 0:
+        raise InvalidValue(f"{named} has no batches; give a loader or list of mini-batches with some")
+    if not is_one_batch(source):
+        refuse_one_shot(source, named)
 
 
 class Stream:

@@ -33,6 +33,15 @@ def refuse_unseen(what: str, objective: Objective, optimizer: Any) -> None:
     refuse_gradient_hook(what, gradient_hook(objective.model) or objective.hook)
 
 
+def refuse_climbing(what: str, optimizer: torch.optim.Optimizer) -> None:
+    """Raise Unsupported for an optimizer that maximises: what is judged here is how a loss comes down."""
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise Unsupported(
+            f"{what}: {type(optimizer).__name__} has maximize=True; give the loss that is minimised (the negated one), "
+            "and build the optimizer with maximize=False"
+        )
+
+
 def refuse_missing(what: str, objective: Objective, optimizer: Any) -> None:
     """Raise InvalidValue unless an optimizer holds every measured parameter, Unsupported for what is none."""
     if not isinstance(getattr(optimizer, "param_groups", None), list):
