@@ -40,7 +40,8 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, updates: int) ->
 
 
 @pytest.mark.parametrize(
-    ("lr", "verb", "failing"), [(1e-4, "Raise", False), (0.7, "Keep", False), (400.0, "Lower", True)]
+    ("lr", "verb", "failing"),
+    [(1e-4, "Raise", False), pytest.param(0.7, "Keep", False, marks=pytest.mark.slow), (400.0, "Lower", True)],
 )
 def test_the_sentence_says_what_to_do_and_the_line_of_code_does_it(lr: float, verb: str, failing: bool) -> None:
     model = network()
@@ -148,8 +149,8 @@ def test_an_optimizer_that_has_begun_is_not_built_anew() -> None:
     "make",
     [
         lambda o: schedulers.LambdaLR(o, lambda t: min(1, t / 10)),
-        lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=60),
-        lambda o: schedulers.CosineAnnealingLR(o, 60),
+        pytest.param(lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=60), marks=pytest.mark.slow),
+        pytest.param(lambda o: schedulers.CosineAnnealingLR(o, 60), marks=pytest.mark.slow),
     ],
 )
 def test_where_a_scheduler_is_attached_the_line_reaches_its_peak(make: Any) -> None:
