@@ -219,6 +219,22 @@ def test_what_a_play_says(losses: tuple[float, ...], nothing: float, fails: bool
     assert Play(tuple(range(len(losses))), losses, nothing=nothing).fails is fails
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("seed", 1.5), ("seed", True), ("seconds", "a"), ("seconds", True), ("batches", True), ("horizon", True)),
+        *(("clip", True), ("train", 3), ("train", "abc"), ("loop", 3), ("loop", lambda model, optimizer: 0)),
+        ("loop", lambda *given, more: 0),
+    ],
+)
+def test_what_is_no_argument_is_refused_by_its_name(name: str, value: Any) -> None:
+    model = net()
+    objective = es.Objective(model, entropy, batches())
+    with pytest.raises(es.InvalidValue, match=f"^diagnose: {name}=") as refused:
+        es.diagnose(objective, torch.optim.SGD(model.parameters(), lr=0.1), **{name: value})
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.slow
 def test_an_optimizer_without_a_limit_is_judged_by_its_play() -> None:
     model, data = net(), batches()
