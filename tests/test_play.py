@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch.nn import functional as F
 
 import eigenstep as es
 from eigenstep.diagnosis.evidence.play import Play
+from eigenstep.diagnosis.sentence import sentence_of
 from eigenstep.diagnosis.story import Rehearsed, story
+from eigenstep.diagnosis.verdict import VerdictInputs, code_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -134,6 +137,63 @@ def test_the_users_own_loop_is_what_is_played() -> None:
         asked(model, sgd, data, loop=loop, clip=1.0)
 
 
+def looped(factor: float = 1.0, clip: float | None = None, again: bool = False) -> Any:
+    """A loop whose gradients are those of `factor` times the loss, clipped, or the batch's own twice."""
+
+    def loop(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
+        optimizer.zero_grad()
+        loss = entropy(model, batch)
+        (factor * loss).backward()
+        if again:
+            (entropy(model, batch) / 2 + sum(p.square().sum() for p in model.parameters())).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("method", "factor"),
+    [
+        (torch.optim.SGD, 0.25),
+        (torch.optim.AdamW, 100.0),
+        pytest.param(torch.optim.SGD, 100.0, marks=pytest.mark.slow),
+        pytest.param(torch.optim.AdamW, -1.0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_loop_that_scales_the_loss_has_another_limit_and_none_is_claimed(method: Any, factor: float) -> None:
+    model, data = net(), batches()
+    optimizer = method(model.parameters(), lr=1e-3)
+    before = Snapshot(model, optimizer)
+    found = asked(model, optimizer, data, loop=looped(factor), horizon=30)
+    before.check()
+    assert found.limit is None and found.critical is None and "largest stable" not in str(found)
+    assert found.reasons["ratio"].startswith(f"the loop's gradients are {factor:g} times the objective's")
+    assert found.notes[0] == found.reasons["ratio"] and found.play is not None and not found.play.limits
+    assert "tried on copies" in found.sentence
+    if factor > 0:  # the play is the loop's
+        twin = copy.deepcopy(model)
+        scaled = lambda model, batch: factor * entropy(model, batch)  # noqa: E731
+        run = plain(twin, method(twin.parameters(), lr=1e-3), data, 30, lambda _: 1e-3, scaled)
+        early = found.play.points
+        assert list(found.play.losses) == pytest.approx([run[p] / factor for p in early], rel=1e-4)
+
+
+def test_only_a_fixed_multiple_drops_the_limit() -> None:
+    model, data = net(), batches()
+    sgd = torch.optim.SGD(model.parameters(), lr=1e-2)
+    plain_one, own = asked(model, sgd, data, horizon=20), asked(model, sgd, data, loop=looped(), horizon=20)
+    assert own.ratio == plain_one.ratio and own.sentence == plain_one.sentence
+    assert not any("loop's gradients" in note for note in own.notes)
+    for loop in (looped(clip=0.005), looped(again=True)):
+        found = asked(model, sgd, data, loop=loop, horizon=20)
+        assert found.ratio == plain_one.ratio and "no fixed multiple of the objective's" in found.notes[0]
+        assert not any("give clip=" in note for note in found.notes)  # which is refused beside loop=
+
+
 def test_what_is_advised_in_place_of_an_lr_that_fails_does_hold() -> None:
     model, data = net(), batches()
     for optimizer in (torch.optim.SGD(model.parameters(), lr=50.0), torch.optim.Adam(model.parameters(), lr=20.0)):
@@ -157,6 +217,57 @@ def test_an_lr_that_crawls_is_raised_to_one_that_does_better() -> None:
     twin = copy.deepcopy(model)
     run = plain(twin, torch.optim.Adam(twin.parameters(), lr=higher), data, 50, lambda _: higher)
     assert run[-1] < 0.9 * run[0] and any(change.lr == pytest.approx(higher, rel=0.01) for change in found.changes)
+
+
+def lambda_lr(optimizer: torch.optim.Optimizer, factor: Any) -> Any:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+@pytest.mark.parametrize("top", [1.0, 3.0])
+def test_a_warm_up_that_begins_at_0_is_played_and_its_peak_is_judged(top: float) -> None:
+    model, data = net(), batches()
+
+    def factor(t: int) -> float:
+        return top * min(1.0, t / 5)
+
+    still = asked(model, torch.optim.SGD(model.parameters(), lr=0.1 * top), data, horizon=30)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = lambda_lr(sgd, factor)
+    before, state = Snapshot(model, sgd), {**scheduler.state_dict(), "lr_lambdas": None}
+    found = asked(model, sgd, data, horizon=30)
+    before.check()
+    assert {**scheduler.state_dict(), "lr_lambdas": None} == state and sgd.param_groups[0]["lr"] == 0
+    assert found.verdict == still.verdict == "safe" and found.ratio == pytest.approx(still.ratio)
+    assert found.lr == pytest.approx(0.1 * top) and "nothing moves" not in str(found)
+    assert found.play is not None and found.play.lr == pytest.approx(0.1 * top)
+    run = plain(model, sgd, data, 30, lambda t: 0.1 * factor(t))
+    assert list(found.play.losses) == pytest.approx([run[p] for p in found.play.points], rel=1e-5)
+
+
+def test_only_an_lr_that_stays_at_0_waits() -> None:
+    model, data = net(), batches()
+    found = asked(model, torch.optim.SGD(model.parameters(), lr=0.0), data)
+    assert found.verdict == "waiting" and f"largest stable lr is {found.max_stable_lr:.3g}" in found.sentence
+
+
+def test_what_there_was_no_time_for_is_not_said_to_be_0() -> None:
+    model, data = net(), batches()
+
+    def slow(model: nn.Module, batch: Batch) -> Tensor:
+        time.sleep(0.05)
+        return entropy(model, batch)
+
+    objective = es.Objective(model, slow, data)
+    for lr, codes in ((0.1, {"safe", "unknown"}), (0.0, {"waiting"})):
+        found = es.diagnose(objective, torch.optim.SGD(model.parameters(), lr=lr), seconds=3)
+        assert found.limit is None and "give more seconds=" in found.reasons["ratio"] and found.verdict in codes
+        assert "stable lr is 0" not in found.sentence and ("Waiting" in found.sentence) == (lr == 0)
+    assert "was not measured" in found.sentence
+
+
+def test_nothing_known_is_no_verdict_on_the_lr() -> None:
+    assert code_of(VerdictInputs()) == "unknown" and code_of(VerdictInputs(moving=False)) == "waiting"
+    assert sentence_of("unknown", VerdictInputs(), 0.1, None).startswith("Not judged, so give more seconds=")
 
 
 def test_time_drops_whole_parts_and_names_them() -> None:

@@ -202,7 +202,7 @@ def _lowest(m: DiagnosisMeasurements, sharpness: float, coupled_decay: float) ->
 def _notes(m: DiagnosisMeasurements, inputs: VerdictInputs) -> list[str]:
     """What the reader should know beside the verdict."""
     spread = m.spread
-    notes = list(m.limit.notes if m.limit is not None else m.objective.notes)
+    notes = _of_loop(m) + list(m.limit.notes if m.limit is not None else m.objective.notes)
     if spread is not None:
         notes.append(
             f"the ratio on {len(spread.ratios)} mini-batches runs from {spread.low:.3g} to {spread.high:.3g}; "
@@ -210,17 +210,34 @@ def _notes(m: DiagnosisMeasurements, inputs: VerdictInputs) -> list[str]:
         )
     else:
         notes.append("mini-batch noise lowers the true edge; its size was not measured")
-    if m.clip is None:
+    looped = m.trials is not None and m.trials.rehearsal.loop is not None
+    if m.clip is None and not looped:
         notes.append("gradient clipping is not taken into account: give clip= if you clip")
     elif inputs.clip is not None:
         how = f"clipping at {m.clip:g} shortens the update to {inputs.clip:.0%} here"
         notes.append(how + (", and the unit with it: the limit does not count it" if inputs.adaptive else ""))
-    notes.append("loss scaling is not taken into account: gradients are the loss's own, unscaled")
-    if scheduled(m.optimizer):
+    if m.trials is None or m.trials.factor is None:
+        notes.append("loss scaling is not taken into account: gradients are the loss's own, unscaled")
+    peak = None if m.trials is None else m.trials.rehearsal.schedule.peak
+    if peak is not None:
+        notes.append(f"an lr schedule is attached or given: the limit is that of its peak, lr {peak:.4g}")
+    elif scheduled(m.optimizer):
         notes.append("an lr schedule is attached: the limit is that of the lr of now, not of the rest of the run")
     if m.play is not None:
         notes += _of_play(m.play)
     return notes
+
+
+def _of_loop(m: DiagnosisMeasurements) -> list[str]:
+    """What the reader should know first: that the user's loop follows other gradients than the ones measured."""
+    if m.trials is None or m.trials.factor is None or m.trials.factor == 1:
+        return []
+    if m.trials.scaled is not None:
+        return [m.trials.scaled]
+    return [
+        "the loop's gradients are no fixed multiple of the objective's (it clips, accumulates or augments, or has "
+        "another loss): the limit is that of the objective's own, the verdict's updates are the loop's"
+    ]
 
 
 def _of_play(play: Play) -> list[str]:

@@ -112,7 +112,8 @@ def measuring(
 ) -> Iterator[DiagnosisMeasurements]:
     """What to enter around a diagnosis's work, in a session of the objective: its measurements, none made yet."""
     shape, lr, reasons = _shape(optimizer, schedule, warmup, horizon)
-    measured = DiagnosisMeasurements(objective, optimizer, allowance, clip, horizon, quick, tol, seed, lr)
+    standing = _at_peak(optimizer, shape)
+    measured = DiagnosisMeasurements(objective, standing, allowance, clip, horizon, quick, tol, seed, lr)
     measured.reasons |= reasons
     with ExitStack() as stack:
         if lr > 0:
@@ -154,15 +155,19 @@ def _shape(
             raise
         factors = [tuple(relative(lrs_of(optimizer)))] * horizon
         return Schedule("constant", horizon, 0, factors), lr_of(optimizer), {"schedule": str(error)}
-    driven = optimizer
-    if callable(schedule) and shape.name != "your function":  # a factory, which sets lrs of its own
-        driven = stand_in(optimizer)
-        schedule(driven)
-    if not scheduled(driven):
-        return shape, lr_of(optimizer), {}
-    pairs = zip(lrs_of(driven), shape.factors[0], strict=True)
-    peak = next((lr / factor for lr, factor in pairs if lr > 0 and factor > 0), None)
-    return shape, first_moving(begun(driven.param_groups)) if peak is None else peak, {}
+    if shape.peak is not None:
+        return shape, shape.peak, {}
+    lr = lr_of(optimizer)
+    return shape, first_moving(begun(optimizer.param_groups)) if lr == 0 and scheduled(optimizer) else lr, {}
+
+
+def _at_peak(optimizer: torch.optim.Optimizer, shape: Schedule) -> torch.optim.Optimizer:
+    """The optimizer as it will stand at its scheduler's peak, which the limit is of: a stand-in, or itself."""
+    if shape.peak is None:
+        return optimizer
+    standing, factors = stand_in(optimizer), shape.shape()
+    shape.put(standing, shape.peak, factors.index(max(factors)))
+    return standing
 
 
 def _own(objective: Objective) -> Any:

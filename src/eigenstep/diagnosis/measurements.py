@@ -17,7 +17,7 @@ from eigenstep.diagnosis.allowance import Allowance
 from eigenstep.diagnosis.evidence.direction import LAYERS, Location, direction_of, layers_in, layers_of
 from eigenstep.diagnosis.evidence.minibatches import Spread, spread_of
 from eigenstep.diagnosis.evidence.play import SETTLED, Play
-from eigenstep.diagnosis.evidence.rates import Along, Scale, along_of, one_rule, slowness
+from eigenstep.diagnosis.evidence.rates import Scale, along_of, one_rule, slowness
 from eigenstep.diagnosis.evidence.what_if import Pace, what_if
 from eigenstep.diagnosis.trials import Trials
 from eigenstep.errors import Unsupported
@@ -69,7 +69,6 @@ class DiagnosisMeasurements:
     scale: Scale | None = None
     limit: Limit | None = None
     lowest: Measurement | None = None
-    along: Along | None = None
     pace: Pace = field(default_factory=Pace)
     location: Location = field(default_factory=Location)
     spread: Spread | None = None
@@ -133,6 +132,11 @@ class DiagnosisMeasurements:
         return None if self.trials is None else self.trials.play
 
     @property
+    def scaled(self) -> str | None:
+        """Why the objective's limit is not that of the user's loop; None if it is, as far as is known."""
+        return None if self.trials is None else self.trials.scaled
+
+    @property
     def instead(self) -> Play | None:
         """Those at another lr, that does better."""
         return None if self.trials is None else self.trials.instead
@@ -142,18 +146,15 @@ class DiagnosisMeasurements:
         self.zero_gradient = self._zero_gradient()
         self.nothing = self.objective.value({id(p): torch.zeros_like(p) for p in self.objective.params})
         self.not_linear, dead = self._not_linear(), self.zero_gradient.flat
-        movable = not dead and self.not_linear is None and self._movable()
         if not dead and self.trials is not None:
             self._tell(1)
             self.trials.run(self.nothing)
             self.products += self.trials.products
             self.reasons |= self.trials.reasons
-        if not movable:
-            self.reasons["ratio"] = self.not_linear or (
-                "neither gradient nor curvature reaches most of the parameters"
-                if dead
-                else "no second moments yet, and no gradient to take them from"
-            )
+        if dead or self.not_linear or self.scaled or not self._movable():
+            no_unit = "no second moments yet, and no gradient to take them from"
+            why = "neither gradient nor curvature reaches most of the parameters" if dead else no_unit
+            self.reasons["ratio"] = self.not_linear or self.scaled or why
             return
         self._tell(2)
         try:
@@ -173,15 +174,8 @@ class DiagnosisMeasurements:
         plain = edge.adaptive or not edge.uniform
         sharpness = not plain or self._fits("sharpness", products=2 * each)
         alone = groups == 1 or self._fits("groups alone", products=(1 + plain + groups) * each)
-        found = limit_now(
-            self.objective,
-            self.optimizer,
-            quick=self.quick or not certain,
-            tol=self.tol,
-            seed=self.seed,
-            sharpness=sharpness,
-            alone=alone,
-        )
+        asked: dict[str, Any] = {"tol": self.tol, "seed": self.seed, "sharpness": sharpness, "alone": alone}
+        found = limit_now(self.objective, self.optimizer, quick=self.quick or not certain, **asked)
         self.products += found.products
         self.allowance.learn(found.edge)
         return found
@@ -288,6 +282,9 @@ class DiagnosisMeasurements:
 
     def _critical(self) -> CriticalSharpness | None:
         """The one-step quantity beside the limit, or in its place; what cannot be copied has none."""
+        if self.scaled:
+            self.reasons["critical"] = self.scaled
+            return None
         needed = self.not_linear is not None and self.play is None
         if not needed and not self._fits("critical", passes=_PASSES * FORWARD + GRADIENT):
             return None

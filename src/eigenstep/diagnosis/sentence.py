@@ -74,13 +74,25 @@ def sentence_of(code: str, f: VerdictInputs, lr: float, limit: float | None) -> 
         "waiting": (
             "Waiting for an lr above 0",
             "begin your warm-up",
-            f"the largest stable lr is {bound:.3g}." if bound < math.inf else _NOTHING_LIMITS,
+            _rest_of_waiting(limit),
+        ),
+        "unknown": (
+            "Not judged",
+            "give more seconds= or mend what `reasons` names",
+            "neither the largest stable lr nor an update on copies was to be had.",
         ),
     }[code]
     head = f"{label}, so {action}: {rest}"
     if f.bottomless is not None:
         head = f"No lr is right, so mend the loss first: it has no floor. {label}: {rest}"
     return head + "".join(f" {hint}" for hint in _hints(code, f))
+
+
+def _rest_of_waiting(limit: float | None) -> str:
+    """How far an lr of 0 may rise."""
+    if limit is None:
+        return "how far it may rise was not measured."
+    return f"the largest stable lr is {limit:.3g}." if limit < math.inf else _NOTHING_LIMITS
 
 
 def _safe(f: VerdictInputs, here: str) -> str:

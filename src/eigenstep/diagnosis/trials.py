@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from eigenstep.bridge.param_groups import adapts
 from eigenstep.diagnosis.allowance import Allowance
+from eigenstep.diagnosis.evidence.loop_gradient import loop_factor
 from eigenstep.diagnosis.evidence.play import Play, Playing
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.rehearsal import Rehearsal
@@ -19,13 +20,15 @@ _FALLS_MORE = 0.1  # of the loss at the start, for a higher lr to count as bette
 class Trials:
     """Plays of one diagnosis, within its time. lr: the peak that is played towards.
 
-    play: of the lr as it is; instead: of another that does better; None where there is none. reasons: why.
+    play: of the lr as it is; instead: of another that does better; None where there is none. reasons: why. factor: what
+    the user's loop multiplies the objective's gradient by, see `loop_factor`; None without a loop.
     """
 
     def __init__(self, rehearsal: Rehearsal, allowance: Allowance, lr: float, seed: int) -> None:
         self.rehearsal, self.allowance, self.lr, self.seed = rehearsal, allowance, lr, seed
         self.play: Play | None = None
         self.instead: Play | None = None
+        self.factor: float | None = None
         self.reasons: dict[str, str] = {}
         self.products = 0
         self._nothing = math.nan
@@ -34,13 +37,25 @@ class Trials:
         """Play the lr as it is. nothing: the loss with all measured parameters at zero."""
         self._nothing = nothing
         playing = Playing(self.rehearsal, self.allowance, self.lr, seed=self.seed)
+        if self.rehearsal.loop is not None:
+            self.factor = loop_factor(self.rehearsal, self.lr)
         try:
-            self.play = playing.run(nothing)
+            self.play = playing.run(nothing, looks=self.scaled is None)
         except (InvalidValue, Unsupported) as error:  # a loss or an optimizer that copies do not have
             if self.rehearsal.loop is not None:
                 raise
             self.reasons["play"] = str(error)
         self.products = playing.products
+
+    @property
+    def scaled(self) -> str | None:
+        """Why the objective's limit is not the loop's: its gradients are a fixed multiple; None where they are not."""
+        if self.factor is None or math.isnan(self.factor) or self.factor == 1:
+            return None
+        return (
+            f"the loop's gradients are {self.factor:.4g} times the objective's, whose limit is not the loop's; let the "
+            "objective's loss be the one that the loop differentiates"
+        )
 
     def lower(self) -> None:
         """Look for a lower lr that does not fail, where this one does."""

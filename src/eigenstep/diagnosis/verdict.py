@@ -19,6 +19,7 @@ VERDICTS = {
     "clipped": "above the edge, held by gradient clipping",
     "noisy": "below the edge on all the data, above it on single mini-batches",
     "waiting": "lr = 0: nothing moves yet",
+    "unknown": "not judged: neither a limit nor updates on copies",
     "one-step": "no linear limit: judged by one real step",
     "diverged": "the loss is not finite already",
 }
@@ -124,7 +125,7 @@ def code_of(f: VerdictInputs) -> str:
     if finished or (convex and f.possible < NOTHING_LEFT and not f.trains):
         return "done"
     if f.ratio is None:
-        return "safe" if f.moving and f.played else "waiting"
+        return "waiting" if not f.moving else "safe" if f.played else "unknown"
     if f.high == 0:  # nothing curves upwards
         return "safe"
     if (f.high if f.settled is None else f.settled[1]) >= EDGE_FROM:

@@ -175,7 +175,7 @@ def _tried(
     peak = max(each[first] for each in lrs)
     factors = [tuple(lr / peak for lr in each) for each in lrs]
     moves = any(each != momenta[0] for each in momenta)
-    return Schedule(type(scheduler).__name__, horizon, 0, factors, momenta if moves else (), source)
+    return Schedule(type(scheduler).__name__, horizon, 0, factors, momenta if moves else (), source, peak)
 
 
 def stepped(

@@ -63,6 +63,7 @@ class Schedule:
     - factors: (horizon,), tuples of one factor a group; update t's lrs are peak * factors[t], t from 0.
     - momenta: (horizon,), tuples of each group's momentum or betas, where the scheduler moves them too; else empty.
     - source: the user's function, factory or attached scheduler, which `apply` makes a torch scheduler of.
+    - peak: the lr that a torch scheduler itself takes the first group that moves to; None for other shapes.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Schedule:
     factors: Sequence[tuple[float, ...]] = field(repr=False)
     momenta: Sequence[tuple[Any, ...]] = field(default=(), repr=False)
     source: Any = field(default=None, repr=False)
+    peak: float | None = None
 
     @property
     def constant(self) -> bool:
