@@ -341,7 +341,7 @@ def test_what_a_play_says(losses: tuple[float, ...], nothing: float, fails: bool
 def test_what_is_no_argument_is_refused_by_its_name(name: str, value: Any) -> None:
     model = net()
     objective = es.Objective(model, entropy, batches())
-    with pytest.raises(es.InvalidValue, match=f"^diagnose: {name}=") as refused:
+    with pytest.raises(es.InvalidValue, match=rf"^diagnose: {name}\b") as refused:
         es.diagnose(objective, torch.optim.SGD(model.parameters(), lr=0.1), **{name: value})
     assert "\n" not in str(refused.value)
 
