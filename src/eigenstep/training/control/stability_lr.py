@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from eigenstep.bridge.param_groups import adapts, first_moving, largest_momentum, lrs_of, put_lrs, relative
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.stability import trusted
+from eigenstep.training.control.arguments import each_group, refuse_other_types
 from eigenstep.training.control.trust import Trust
 from eigenstep.training.monitor import Monitor
 from eigenstep.training.probe import Reading
@@ -98,7 +99,7 @@ class StabilityLR(LRScheduler):
         follow: float | None = None,
         ceiling: float | None = None,
     ) -> None:
-        _refuse_other_types(monitor, schedule, target=target, follow=follow, ceiling=ceiling)
+        refuse_other_types(monitor, schedule, target=target, follow=follow, ceiling=ceiling)
         inner = getattr(optimizer, "optimizer", None)
         plain = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
         if monitor.optimizer is not plain or (schedule is not None and schedule.optimizer is not plain):
@@ -121,7 +122,7 @@ class StabilityLR(LRScheduler):
             raise InvalidValue(f"StabilityLR: follow={follow!r} must be finite and at least 0")
         if schedule is not None and max_lr is not None:
             raise InvalidValue("StabilityLR: give schedule or max_lr; a schedule says itself how high lr may go")
-        given = lrs_of(plain) if max_lr is None else _each(max_lr, len(plain.param_groups))
+        given = lrs_of(plain) if max_lr is None else each_group(max_lr, len(plain.param_groups))
         if schedule is None and not any(given):
             raise InvalidValue("StabilityLR: lr is 0, so that nothing is asked for; give max_lr, or schedule")
         self.monitor, self.schedule = monitor, schedule
@@ -265,18 +266,6 @@ class StabilityLR(LRScheduler):
         return min(max(1 - self.last_epoch / self.total_steps, 0.0) / DECAY, 1.0)
 
 
-def _refuse_other_types(monitor: object, schedule: object, **numbers: object) -> None:
-    """Raise where an argument is of another kind: the first two swapped, text for a number."""
-    if not isinstance(monitor, Monitor):
-        what = f"StabilityLR: monitor is a {type(monitor).__name__}, not a Monitor"
-        raise Unsupported(f"{what}; give StabilityLR(optimizer, monitor), in this order")
-    if schedule is not None and not (hasattr(schedule, "optimizer") and hasattr(schedule, "step")):
-        raise Unsupported(f"StabilityLR: schedule is a {type(schedule).__name__}; a torch scheduler is needed")
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise InvalidValue(f"StabilityLR: {name}={value!r} must be a number")
-
-
 def _usual(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
     """The default target and power for a method."""
     return ADAPTIVE if adapts(optimizer) else MOMENTUM if largest_momentum(optimizer) else PLAIN
@@ -289,16 +278,3 @@ def _bound(reading: Reading) -> float | None:
     if critical is None or (reading.limit is not None and math.isinf(critical)):
         return limit or None
     return max(limit, critical / 2) or None
-
-
-def _each(max_lr: float | Sequence[float], groups: int) -> list[float]:
-    """One max_lr a group, checked."""
-    try:
-        values = [float(v) for v in max_lr] if isinstance(max_lr, Sequence) else [float(max_lr)] * groups
-    except (TypeError, ValueError):
-        values = []
-    if len(values) != groups or not all(v > 0 for v in values) or len({math.isinf(v) for v in values}) > 1:
-        raise InvalidValue(
-            f"StabilityLR: max_lr={max_lr!r} must be positive, one number or {groups}, one for each group"
-        )
-    return values
