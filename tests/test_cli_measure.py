@@ -87,3 +87,48 @@ def test_a_file_that_does_not_import(tmp_path: Path) -> None:
     result = run(f"{tmp_path / 'bad.py'}:objective")
     assert result.exit_code == 2
     assert "ModuleNotFoundError" in result.stderr
+
+
+FOUR = """
+import eigenstep as es
+import torch
+
+
+def task(kept=True, foreign=False):
+    model = torch.nn.Linear(2, 1)
+    batches = [(torch.eye(2), torch.ones(2, 1))]
+    objective = es.Objective(model, lambda m, batch: (m(batch[0]) - batch[1]).square().mean(), batches)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
+    if foreign:
+        scheduler = torch.optim.lr_scheduler.StepLR(torch.optim.SGD(model.parameters(), lr=0.1), 3)
+    return (objective, optimizer, None, scheduler) if kept else (objective, optimizer)
+
+
+def gone():
+    return task(kept=False)
+
+
+def foreign():
+    return task(foreign=True)
+
+
+def five():
+    return (*task(), 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("task", 0, "CosineAnnealingLR"),
+        ("gone", 2, "is gone"),
+        ("foreign", 2, "returned StepLR as the optimizer's scheduler"),
+        ("five", 2, "returned 5 things"),
+    ],
+)
+def test_a_scheduler_that_is_returned_is_kept_alive(tmp_path: Path, name: str, code: int, says: str) -> None:
+    (tmp_path / "four.py").write_text(FOUR)
+    result = CliRunner().invoke(main, ["diagnose", f"{tmp_path / 'four.py'}:{name}", "--quick", "--json"])
+    assert result.exit_code == code, result.output
+    assert says in result.output

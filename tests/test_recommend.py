@@ -147,6 +147,8 @@ def test_momentum_and_optimizers_are_compared() -> None:
     assert "updates, the first in" in found.reason
     assert sgd.param_groups[0]["momentum"] == 0
     own = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}[found.optimizer](model.parameters(), lr=1.0)
+    with pytest.raises(es.InvalidValue, match="given NoneType"):
+        found.apply(None)  # type: ignore[arg-type]
     found.apply(own)
     group = own.param_groups[0]
     assert group.get("momentum", group.get("betas", (None,))[0]) == found.settings["momentum"]

@@ -172,6 +172,43 @@ def test_two_schedulers_or_another_beside_the_attached_one_are_refused() -> None
     assert one.optimizer is two.optimizer
 
 
+@pytest.mark.parametrize("name", ["step", "cosine", "warm-up, then exponential"])
+def test_the_shape_of_an_attached_scheduler_is_applied_to_another_optimizer(name: str) -> None:
+    own, other, plain = sgd(model_of()), sgd(model_of()), sgd(model_of())
+    kept = FACTORIES[name](own)
+    shape = read_schedule("t", own, "constant", 0, 40)
+    expected = list(lrs(plain, FACTORIES[name](plain), 40))
+    peak = max(each[0] for each in expected)
+    scheduler = attach("t", other, shape, 2 * peak)
+    for each, now in zip(expected, lrs(other, scheduler, 40), strict=True):
+        assert now == pytest.approx([2 * lr for lr in each], rel=1e-6, abs=1e-12)
+    assert own.param_groups[0]["lr"] == expected[0][0]
+    assert kept.last_epoch == 0
+
+
+def test_a_momentum_that_an_attached_scheduler_moves_is_not_made_anew_for_another_optimizer() -> None:
+    own, other = sgd(model_of()), sgd(model_of())
+    kept = FACTORIES["one cycle"](own)
+    shape = read_schedule("t", own, "constant", 0, 40)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(es.InvalidValue, match=r"OneCycleLR moves the momentum too.*peak at 0\.3"):
+        attach("t", other, shape, 0.3)
+    assert other.state_dict() == before
+    assert kept.optimizer is own
+
+
+def test_an_attached_scheduler_that_is_gone_is_missed_and_schedule_takes_its_place() -> None:
+    def built() -> torch.optim.Optimizer:
+        optimizer = sgd(model_of())
+        torchs.CosineAnnealingLR(optimizer, T_max=40)
+        return optimizer
+
+    with pytest.raises(es.InvalidValue, match=r"is gone.*schedule="):
+        read_schedule("t", built(), "constant", 0, 40)
+    assert read_schedule("t", built(), "cosine", 0, 40).name == "cosine"
+    assert read_schedule("t", built(), lambda t: 1.0, 0, 40).constant
+
+
 def rehearsal(model: nn.Module, optimizer: torch.optim.Optimizer, shape: Schedule, **more: Any) -> Rehearsal:
     objective = es.Objective(model, loss, BATCHES)
     return Rehearsal("t", objective, optimizer, Stream("t", BATCHES, 1e9, 7), Budget(100, None), shape, seed=7, **more)
@@ -222,9 +259,6 @@ def outer_loops(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     def outside(m: nn.Module, o: torch.optim.Optimizer, batch: Any) -> Tensor:
         return clipped(model, optimizer, batch)
 
-    def idle(m: nn.Module, o: torch.optim.Optimizer, batch: Any) -> Tensor:
-        return loss(m, batch)
-
     def moves(m: nn.Module, o: torch.optim.Optimizer, batch: Any) -> Tensor:
         o.param_groups[0]["lr"] *= 0.5
         return clipped(m, o, batch)
@@ -246,9 +280,127 @@ def test_a_loop_that_does_not_use_its_arguments_is_refused_and_nothing_is_change
     optimizer = sgd(model)
     clipped(model, optimizer, BATCHES[0])
     before, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    groups = list(optimizer.param_groups)
     loop, said = outer_loops(model, optimizer)[name]
     tried = rehearsal(model, optimizer, read_schedule("t", optimizer, "constant", 0, 10), loop=loop)
     with pytest.raises(es.InvalidValue, match=said), tried.session():
         tried.run(tried.lane(0.1), 3)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
+    assert all(mine is was for mine, was in zip(optimizer.param_groups, groups, strict=True))
+
+
+def idle(m: nn.Module, o: torch.optim.Optimizer, batch: Any) -> Tensor:
+    return loss(m, batch)
+
+
+@pytest.mark.parametrize(("updates", "said"), [(3, "3 calls left"), (40, "32 calls left")])
+def test_an_idle_loop_is_refused_after_the_calls_that_show_it(updates: int, said: str) -> None:
+    model = model_of()
+    optimizer = sgd(model)
+    tried = rehearsal(model, optimizer, read_schedule("t", optimizer, "constant", 0, 50), loop=idle)
+    with pytest.raises(es.InvalidValue, match=said), tried.session():
+        tried.run(tried.lane(0.1), updates)
+
+
+@pytest.mark.parametrize("every", [1, 4, 16])
+def test_a_loop_may_accumulate_gradients_over_its_calls(every: int) -> None:
+    model, twin = model_of().eval(), model_of().eval()
+    optimizer, other = sgd(model, 0.3), sgd(twin, 0.3)
+
+    def accumulating() -> Callable[..., Tensor]:
+        calls = itertools.count(1)
+
+        def loop(m: nn.Module, o: torch.optim.Optimizer, batch: Any) -> Tensor:
+            value = loss(m.eval(), batch)
+            (value / every).backward()
+            if next(calls) % every == 0:
+                o.step()
+                o.zero_grad()
+            return value
+
+        return loop
+
+    shape = read_schedule("t", optimizer, "constant", 0, 50)
+    tried = rehearsal(model, optimizer, shape, loop=accumulating())
+    with tried.session():
+        lane = tried.lane(0.3)
+        tried.run(lane, 40)
+        assert lane.copies is not None
+        trained = lane.copies[0]
+    plain = accumulating()
+    for t in range(40):
+        plain(twin, other, BATCHES[t % 4])
+    for mine, p in zip(trained.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, p, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["step", "one cycle", "warm-up, then exponential", "plateau", "by hand", "then fails"])
+def test_a_loop_that_moves_the_users_own_scheduler_is_refused_and_it_is_put_back(name: str) -> None:
+    model, twin = model_of(), model_of()
+    makes: dict[str, Any] = {**FACTORIES, "plateau": functools.partial(torchs.ReduceLROnPlateau, patience=0)}
+    optimizer, other = sgd(model), sgd(twin)
+    for each in (optimizer, other):
+        clipped(model_of(), each, BATCHES[0])
+    make = makes.get(name, FACTORIES["step"])
+    own, untouched = make(optimizer), make(other)
+    shape = read_schedule("t", optimizer, lambda t: 1.0, 0, 50) if name == "plateau" else None
+
+    def loop(m: nn.Module, o: torch.optim.Optimizer, batch: Any) -> Tensor:
+        value = clipped(m, o, batch)
+        if name == "by hand":
+            optimizer.param_groups[1]["lr"] = 7.0
+            optimizer.param_groups[0]["new"] = 1
+        else:
+            optimizer.step()
+            own.step(1.0) if name == "plateau" else own.step()
+        if name == "then fails":
+            raise ValueError("no more data")
+        return value
+
+    shape = shape or read_schedule("t", optimizer, "constant", 0, 40)
+    tried = rehearsal(model, optimizer, shape, loop=loop)
+    error: Any = ValueError if name == "then fails" else es.InvalidValue
+    said = "no more data" if name == "then fails" else "own optimizer's schedule"
+    with pytest.raises(error, match=said), tried.session():
+        tried.run(tried.lane(0.1), 3)
+    assert optimizer.state_dict() == other.state_dict()
+    assert own.last_epoch == untouched.last_epoch
+    for _ in range(30):
+        for each, scheduler in ((optimizer, own), (other, untouched)):
+            each.step()
+            scheduler.step(1.0) if name == "plateau" else scheduler.step()
+        assert optimizer.state_dict() == other.state_dict()
+
+
+def test_gradient_scalers_begin_anew_in_every_lane_and_are_put_back() -> None:
+    model = model_of()
+    optimizer = sgd(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3)
+    scaler.scale(torch.ones(()))  # its scale is a tensor from now on
+    seen: dict[int, list[float]] = {}
+
+    def loop(m: nn.Module, o: torch.optim.Optimizer, batch: Any) -> Tensor:
+        seen.setdefault(id(o), []).append(scaler.get_scale())
+        o.zero_grad()
+        value = loss(m, batch)
+        scaler.scale(value).backward()
+        if len(seen[id(o)]) <= 2:  # too large for half precision
+            for p in m.parameters():
+                p.grad = torch.full_like(p, math.inf)
+        scaler.step(o)
+        scaler.update()
+        return value
+
+    before = scaler.state_dict()
+    tried = rehearsal(model, optimizer, read_schedule("t", optimizer, "constant", 0, 50), loop=loop)
+    with tried.session():
+        first, second = tried.lane(0.1), tried.lane(0.1)
+        for until in (7, 20):
+            for lane in (first, second):
+                tried.run(lane, until)
+    assert first.losses == second.losses
+    assert scaler.state_dict() == before
+    one, other = seen.values()
+    assert one == other
+    assert one == [2.0**40, 2.0**39] + [2.0 ** (38 + t // 3) for t in range(18)]

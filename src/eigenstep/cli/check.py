@@ -23,8 +23,9 @@ FAILING = 3  # the exit code on which a script can gate
 def command(ctx: click.Context, /, target: str, save: Path | None, as_json: bool, **asked: Any) -> None:
     r"""What to write for the lr of your optimizer on your model, and why, in under a minute; from FUNCTION of FILE.py.
 
-    FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there is one, a train loader. The
-    exit code is 0; 2 for bad input; 3 if the run as it stands is unstable or has diverged, or no lr is to be had.
+    FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there are such, a train loader (else
+    None) and the scheduler of the optimizer.
+    The exit code is 0; 2 for bad input; 3 if the run as it stands is unstable or has diverged, or no lr is to be had.
 
     \b
     eigenstep check examples/digits_cnn.py:objective
@@ -33,7 +34,7 @@ def command(ctx: click.Context, /, target: str, save: Path | None, as_json: bool
     from eigenstep.cli import target as user
     from eigenstep.front.check import checked
 
-    objective, optimizer, train = user.load_with_optimizer(target)
+    objective, optimizer, train, _scheduler = user.load_with_optimizer(target)  # kept alive
     found = checked(objective, optimizer, train, progress=True, **asked)
     if save is not None:
         found.save(save)

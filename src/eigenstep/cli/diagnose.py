@@ -45,8 +45,9 @@ def command(
 ) -> None:
     r"""What your optimizer will do on your model, as both stand, from FUNCTION of FILE.py.
 
-    FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there is one, a train loader. The
-    exit code is 0; 2 for bad input; 3 if the verdict is that it is unstable, or has diverged already.
+    FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there are such, a train loader (else
+    None) and the scheduler of the optimizer.
+    The exit code is 0; 2 for bad input; 3 if the verdict is that it is unstable, or has diverged already.
 
     \b
     eigenstep diagnose examples/digits_mlp.py:objective
@@ -56,7 +57,7 @@ def command(
     from eigenstep.diagnosis import diagnose
     from eigenstep.diagnosis.page import diagnosis_page
 
-    objective, optimizer, train = user.load_with_optimizer(target)
+    objective, optimizer, train, _scheduler = user.load_with_optimizer(target)  # kept alive
     asked: dict[str, Any] = {"clip": clip, "schedule": schedule, "warmup": warmup, "horizon": horizon, "tol": tol}
     more: dict[str, Any] = {"batches": batches, "seconds": seconds, "quick": quick, "seed": seed}
     found = diagnose(objective, optimizer, train=train, progress=True, **asked, **more)

@@ -59,7 +59,7 @@ def command(
     from eigenstep.errors import InvalidValue
 
     folder = common.folder(out)
-    objective, optimizer, _ = user.load(target)
+    objective, optimizer = user.load(target)[:2]
     if preconditioned and optimizer is None:
         raise InvalidValue(f"--preconditioned needs an optimizer; let {target} return (Objective, optimizer)")
     settings: dict[str, Any] = {"seed": seed, "optimizer": optimizer if preconditioned else None}

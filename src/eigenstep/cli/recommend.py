@@ -43,8 +43,9 @@ def command(
 ) -> None:
     r"""The lr for your optimizer on your model, found by short real training of copies; from FUNCTION of FILE.py.
 
-    FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there is one, a train loader. The
-    exit code is 0; 2 for bad input; 3 if there is no lr to recommend, since nothing trains.
+    FUNCTION takes nothing and returns an eigenstep.Objective, an optimizer and, if there are such, a train loader (else
+    None) and the scheduler of the optimizer.
+    The exit code is 0; 2 for bad input; 3 if there is no lr to recommend, since nothing trains.
 
     \b
     eigenstep recommend examples/digits_cnn.py:objective
@@ -54,7 +55,7 @@ def command(
     from eigenstep.recommendation import recommend
     from eigenstep.recommendation.page import recommendation_page
 
-    objective, optimizer, train = user.load_with_optimizer(target)
+    objective, optimizer, train, _scheduler = user.load_with_optimizer(target)  # kept alive
     among = [momentum] if isinstance(momentum, float) else momentum
     run: dict[str, Any] = {"train": train, "horizon": horizon, "schedule": schedule, "warmup": warmup, "clip": clip}
     search: dict[str, Any] = {"budget": budget, "seconds": seconds, "momentum": among, "fast": fast, "seed": seed}

@@ -14,22 +14,30 @@ from eigenstep.files import shown
 
 if TYPE_CHECKING:
     import torch
+    from torch.optim.lr_scheduler import LRScheduler
 
     from eigenstep.objective import Objective
 
-_SHAPE = "an Objective, or a tuple of an Objective, an optimizer and, if there is one, a train loader"
+_SHAPE = (
+    "an Objective, or a tuple of an Objective, an optimizer and, if there are such, a train loader (else None) and the "
+    "optimizer's scheduler"
+)
 
 
 class Target(NamedTuple):
-    """What the user's function gave: the optimizer and the stream of mini-batches are None where it gave none."""
+    """What the user's function gave: the optimizer, the mini-batches and the scheduler are None where it gave none.
+
+    The scheduler is found on the optimizer, as long as it is kept alive here.
+    """
 
     objective: "Objective"
     optimizer: "torch.optim.Optimizer | None"
     train: Any
+    scheduler: "LRScheduler | None"
 
 
 def load(target: str) -> Target:
-    """Call FUNCTION of FILE.py, and return the Objective, the optimizer and the train loader that it gives.
+    """Call FUNCTION of FILE.py, and return the Objective, optimizer, train loader and scheduler that it gives.
 
     Raises BadFile, UnknownName or InvalidValue, in one line, when the file, the function or what it returns will not
     do, or when its code raises.
@@ -43,28 +51,33 @@ def load(target: str) -> Target:
         raise InvalidValue(f"{target!r} must be FILE.py:FUNCTION, for example train.py:objective")
     returned = _call(_module(Path(file)), name, file)
     parts = returned if isinstance(returned, tuple) else (returned,)
-    objective, optimizer, train = (*parts, None, None)[:3]
+    objective, optimizer, train, scheduler = (*parts, None, None, None)[:4]
     if not isinstance(objective, Objective):
         raise InvalidValue(f"{target} returned {type(objective).__name__}; it must return {_SHAPE}")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise InvalidValue(
             f"{target} returned {type(optimizer).__name__} beside the Objective; it must return {_SHAPE}"
         )
-    if len(parts) > 3:
+    if len(parts) > 4:
         raise InvalidValue(f"{target} returned {len(parts)} things; it must return {_SHAPE}")
     if train is not None and not isinstance(train, Iterable):
         raise InvalidValue(
             f"{target} returned {type(train).__name__} as train data, which yields no batches; it must return {_SHAPE}"
         )
-    return Target(objective, optimizer, train)
+    if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
+        raise InvalidValue(
+            f"{target} returned {type(scheduler).__name__} as the optimizer's scheduler, which is none of it; it must "
+            f"return {_SHAPE}"
+        )
+    return Target(objective, optimizer, train, scheduler)
 
 
-def load_with_optimizer(target: str) -> "tuple[Objective, torch.optim.Optimizer, Any]":
+def load_with_optimizer(target: str) -> "tuple[Objective, torch.optim.Optimizer, Any, LRScheduler | None]":
     """Return what `load` does, of a function that gives an optimizer. Raises InvalidValue if it gives none."""
     found = load(target)
     if found.optimizer is None:
         raise InvalidValue(f"{target} returned no optimizer; let it return (Objective, optimizer)")
-    return found.objective, found.optimizer, found.train
+    return found.objective, found.optimizer, found.train, found.scheduler
 
 
 def _module(path: Path) -> Any:

@@ -173,6 +173,10 @@ class Recommendation(Result):
         """
         if self.lr is None:
             raise InvalidValue(f"recommend: there is no lr to apply: {self.reason}")
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InvalidValue(
+                f"recommend: apply() was given {type(optimizer).__name__}; give it the torch optimizer that will train"
+            )
         groups = self.asked.groups
         if len(optimizer.param_groups) != len(groups):
             raise InvalidValue(

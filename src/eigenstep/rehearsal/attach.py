@@ -22,8 +22,9 @@ _ALIKE = 1e-6  # relative; rounding between a scheduler's own lrs and the shape 
 def attach(what: str, optimizer: torch.optim.Optimizer, schedule: Schedule, peak: float) -> LRScheduler:
     """Set the lrs so that the schedule's peak is `peak`, and return the torch scheduler that takes it from there.
 
-    A factory's own scheduler, or the one attached, is scaled where that gives the rehearsed lrs; a name, a function,
-    and a factory's shape that cannot be scaled become a LambdaLR. Raises InvalidValue for what neither way can give.
+    A factory's own scheduler, or the one attached, is scaled where that gives the rehearsed lrs; a name, a function, a
+    factory's shape that cannot be scaled, and the shape of a scheduler that is attached to another optimizer become a
+    LambdaLR. Raises InvalidValue for what neither way can give.
     """
     attached = attached_to(what, optimizer)
     if attached is not None:
@@ -33,7 +34,8 @@ def attach(what: str, optimizer: torch.optim.Optimizer, schedule: Schedule, peak
                 "apply the answer to an optimizer without a scheduler"
             )
         return _scaled_in_place(what, optimizer, attached, schedule, peak)
-    if schedule.source is not None and schedule.name != "your function":
+    factory = schedule.source if schedule.name != "your function" else None
+    if factory is not None and not isinstance(factory, LRScheduler):  # one that is attached belongs to its optimizer
         twin = stand_in(optimizer)
         scheduler = _made(twin, schedule)
         if _scale(twin, scheduler, schedule, peak):
@@ -42,7 +44,8 @@ def attach(what: str, optimizer: torch.optim.Optimizer, schedule: Schedule, peak
             return scheduler
     if schedule.momenta:
         raise InvalidValue(
-            f"{what}: {schedule.name} moves the momentum too and cannot be scaled; build it with its peak at {peak:.4g}"
+            f"{what}: {schedule.name} moves the momentum too, and cannot be scaled or made anew here; build it "
+            f"with its peak at {peak:.4g}"
         )
     return _by_table(optimizer, schedule, peak)
 

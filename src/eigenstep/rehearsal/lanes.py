@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import nn
 
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.objective import Objective, restore
+from eigenstep.objective.undo import undone
 from eigenstep.progress import GRADIENT, spent
-from eigenstep.rehearsal.loop import Loop, plain_loop, users_loop
+from eigenstep.rehearsal.loop import Loop, Step, UsersLoop, plain_loop
+from eigenstep.rehearsal.own import Scalers, State
 from eigenstep.rehearsal.schedule import Schedule
 from eigenstep.rehearsal.schedule import updates as in_words
 from eigenstep.rehearsal.stream import Stream
@@ -66,13 +69,19 @@ class Budget:
 class Lane:
     """One learning rate on its own copies: `step` so far, the probe's loss at `points`, and whether it diverged.
 
-    The lr is the peak of the lane's own schedule.
+    The lr is the peak of the lane's own schedule. held: what gradient scalers hold in it.
     """
 
     def __init__(
-        self, lr: float, schedule: Schedule, model: nn.Module, optimizer: torch.optim.Optimizer, start: float
+        self,
+        lr: float,
+        schedule: Schedule,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        start: float,
+        held: Sequence[State] = (),
     ) -> None:
-        self.lr, self.schedule = lr, schedule
+        self.lr, self.schedule, self.held = lr, schedule, held
         self.copies: tuple[nn.Module, torch.optim.Optimizer] | None = (model, optimizer)
         self.step, self.diverged = 0, False
         self.points, self.losses = [0], [start]
@@ -126,8 +135,10 @@ class Rehearsal:
         if not self.model.training:
             self.model.train()
         self.schedule, self.clip, self.loop = schedule, clip, loop
-        own, begun = (objective.model, optimizer), (self.model, self.optimizer)
-        self.take = plain_loop(what, objective, clip) if loop is None else users_loop(what, loop, own, begun)
+        self._own = objective.model, optimizer
+        self.take: Step = plain_loop(what, objective, clip)
+        self.scalers = Scalers([])  # that a user's loop may use, and
+        self._held: Sequence[State] = ()  # what they hold at the start of every lane
         self.probe, self.whole = probe_of(objective)
         self.judge = self.probe
         if validation is not None:
@@ -145,7 +156,15 @@ class Rehearsal:
             stack.enter_context(self.objective.session())
             stack.enter_context(self.stream.open())
             self.start = self.loss_of(self.model)
+            if self.loop is None:
+                yield
+                return
+            self.scalers = Scalers.living()
+            self._held = self.scalers.read()
+            stack.enter_context(undone(partial(self.scalers.put, self._held)))
+            self.take = loop = UsersLoop(self.what, self.loop, self._own, (self.model, self.optimizer))
             yield
+            loop.close()
 
     def loss_of(self, model: nn.Module) -> float:
         """The judging loss of a copy."""
@@ -157,14 +176,20 @@ class Rehearsal:
         model, optimizer = copied(self.what, self.model, self.optimizer)
         schedule = schedule or self.schedule
         schedule.put(optimizer, lr, 0)
-        return Lane(lr, schedule, model, optimizer, self.start)
+        return Lane(lr, schedule, model, optimizer, self.start, self._held)
 
     def run(self, lane: Lane, until: int, *, looks: int = 3) -> None:
         """Train a lane until it has taken `until` steps or diverged, with so many looks at the loss.
 
         They are spread evenly over the second half of the way; the last, or only one, is at its end.
         """
-        due = {until - i * until // (2 * max(looks - 1, 1)) for i in range(looks)}
+        self.scalers.put(lane.held)
+        try:
+            self._run(lane, until, {until - i * until // (2 * max(looks - 1, 1)) for i in range(looks)})
+        finally:
+            lane.held = self.scalers.read()
+
+    def _run(self, lane: Lane, until: int, due: set[int]) -> None:
         while lane.step < until and not lane.diverged and lane.copies is not None:
             self.budget.take()
             with spent(GRADIENT):
@@ -192,7 +217,7 @@ class Rehearsal:
         batch = self.stream[lane.step]
         restore.seed_all(self.seed + lane.step)
         lane.schedule.put(optimizer, lane.lr, lane.step)
-        return self.take(model, optimizer, batch, lane.step == 0)
+        return self.take(model, optimizer, batch)
 
 
 def unbounded(lr: float, start: float, end: float, updates: int) -> str:

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenstep.bridge.param_groups import params_of
+from eigenstep.bridge.param_groups import lrs_of, params_of
 from eigenstep.errors import InvalidValue
 from eigenstep.objective import Objective, world
 from eigenstep.objective.evaluation import usable
+from eigenstep.rehearsal.own import Own, written
 from eigenstep.stability.copies import take_step
 
 Loop = Callable[[nn.Module, torch.optim.Optimizer, Any], Any]
-Step = Callable[[nn.Module, torch.optim.Optimizer, Any, bool], float]  # the last: whether it is a copy's first
+Step = Callable[[nn.Module, torch.optim.Optimizer, Any], float]
+_IDLE = 32  # calls without a change; a gradient scaler may skip its first 16 steps, and accumulation over 16 is usual
 _TRAIN_IT = (
     "does not train the model that it is given (no parameter of the copy has a gradient); let loss(model, batch) call "
     "its argument `model`, not a model from outside"
@@ -42,7 +44,7 @@ def refuse_loop(what: str, loop: Any) -> None:
 def plain_loop(what: str, objective: Objective, clip: float | None) -> Step:
     """zero_grad, backward, clipping to the norm `clip`, step: the loop that most people write."""
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, first: bool) -> float:
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> float:
         params = params_of(optimizer)
         values: list[Tensor] = []
 
@@ -57,63 +59,77 @@ def plain_loop(what: str, objective: Objective, clip: float | None) -> Step:
             return loss
 
         take_step(optimizer, closure)
-        if first and all(p.grad is None for p in params):
+        if all(p.grad is None for p in params):
             raise InvalidValue(f"{what}: the loss {_TRAIN_IT}")
         return float(values[0])
 
     return step
 
 
-def users_loop(
-    what: str,
-    loop: Loop,
-    own: tuple[nn.Module, torch.optim.Optimizer],
-    begun: tuple[nn.Module, torch.optim.Optimizer],
-) -> Step:
-    """The user's loop(model, optimizer, batch) -> loss, with its arguments alone.
+class UsersLoop:
+    """The user's loop(model, optimizer, batch) -> loss, with its arguments alone; made when the rehearsal begins.
 
     own: the user's model and optimizer, begun: copies of both. Raises InvalidValue, the user's things as they were, for
-    a loop that trains others than its arguments, gives no loss, or sets the lr.
+    a loop that trains others than its arguments, moves the user's scheduler, gives no loss, or sets the lr.
     """
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, first: bool) -> float:
-        lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        before = _versions(model), _versions(own[0])
-        with world.callers_device(), torch.enable_grad():
-            value = _loss(what, loop(model, optimizer, usable(batch)))
-        if _versions(own[0]) != before[1]:
-            _put_back(own, begun)
+    def __init__(
+        self,
+        what: str,
+        loop: Loop,
+        own: tuple[nn.Module, torch.optim.Optimizer],
+        begun: tuple[nn.Module, torch.optim.Optimizer],
+    ) -> None:
+        self.what, self.loop, self.own = what, loop, Own(own, begun)
+        self._moved, self._idle = False, 0
+
+    def __call__(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> float:
+        """Take one step; the loss before it."""
+        lrs, before = lrs_of(optimizer), written(model)
+        try:
+            with world.callers_device(), torch.enable_grad():
+                value = _loss(self.what, self.loop(model, optimizer, usable(batch)))
+            self._refuse_outside()
+        except BaseException:
+            self.own.put_back()
+            raise
+        if written(model) != before:
+            self._moved, self._idle = True, 0
+        elif any(lrs) and math.isfinite(value):
+            self._idle += 1
+        if self._idle == _IDLE:
+            self._refuse_idle()
+        if lrs_of(optimizer) != lrs:
             raise InvalidValue(
-                f"{what}: loop= trains your own model instead of the one that it is given; let it use its arguments "
-                "model, optimizer and batch alone (your model is as it was)"
-            )
-        if first and _versions(model) == before[0] and any(lrs) and math.isfinite(value):
-            raise InvalidValue(
-                f"{what}: loop= does not train the model that it is given; let it do zero_grad, backward and "
-                "optimizer.step() with its arguments"
-            )
-        if [float(group["lr"]) for group in optimizer.param_groups] != lrs:
-            raise InvalidValue(
-                f"{what}: loop= changes the lr, which is being looked for; leave the scheduler out of it and give "
+                f"{self.what}: loop= changes the lr, which is being looked for; leave the scheduler out of it and give "
                 "schedule= instead"
             )
         return value
 
-    return step
+    def close(self) -> None:
+        """Raise InvalidValue if there were calls and none of them changed a parameter."""
+        if self._idle and not self._moved:
+            self._refuse_idle()
 
+    def _refuse_outside(self) -> None:
+        if self.own.trained:
+            raise InvalidValue(
+                f"{self.what}: loop= trains your own model instead of the one that it is given; let it use its "
+                "arguments model, optimizer and batch alone (your model is as it was)"
+            )
+        if self.own.rescheduled:
+            names = " and ".join(type(s).__name__ for s in self.own.schedulers) or "its lr or another setting"
+            raise InvalidValue(
+                f"{self.what}: loop= changes your own optimizer's schedule ({names}), which is tried apart from it; "
+                "leave the scheduler out of loop= (yours is as it was)"
+            )
 
-def _versions(model: nn.Module) -> list[int]:
-    """How often each parameter was written to."""
-    return [p._version for p in model.parameters()]
-
-
-def _put_back(own: tuple[nn.Module, torch.optim.Optimizer], begun: tuple[nn.Module, torch.optim.Optimizer]) -> None:
-    """Give the user's parameters, buffers and optimizer the values of the copies made before."""
-    with torch.no_grad():
-        for tensors in (nn.Module.parameters, nn.Module.buffers):
-            for mine, copy in zip(tensors(own[0]), tensors(begun[0]), strict=True):
-                mine.copy_(copy)
-    own[1].load_state_dict(begun[1].state_dict())
+    def _refuse_idle(self) -> None:
+        raise InvalidValue(
+            f"{self.what}: loop= does not train the model that it is given ({self._idle} calls left its parameters as "
+            "they were); let it do zero_grad, backward and optimizer.step() with its arguments, the step in at least "
+            f"one of {_IDLE} calls"
+        )
 
 
 def _loss(what: str, value: Any) -> float:

@@ -6,19 +6,20 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from eigenstep.bridge.param_groups import begun, lr_of, lrs_of, relative
+from eigenstep.bridge.param_groups import begun, lr_of, lrs_of, relative, scheduled
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.rehearsal.schedule import SHAPES, Schedule, momenta_of, named_factors, ramp
 
 REMEDY = "give schedule= a function of the update (0 first) that tells its shape"
 _PLAIN = (int, float, complex, str, bytes, type(None), Tensor, torch.optim.Optimizer, LRScheduler)
 Wanted = str | Callable[..., Any]
+Thing = TypeVar("Thing")
 
 
 def read_schedule(
@@ -28,7 +29,8 @@ def read_schedule(
 
     warmup: an int is updates, a float below 1 a share of the horizon; linear; refused beside a torch scheduler, which
     has its own. A scheduler is tried on a stand-in, once an update; the optimizer is not touched. Raises InvalidValue
-    for what is no schedule, Unsupported for a scheduler whose lr depends on the run.
+    for what is no schedule, and for the default where the attached scheduler is gone; Unsupported for a scheduler whose
+    lr depends on the run.
     """
     updates = _warmup(what, warmup, horizon)
     attached = attached_to(what, optimizer)
@@ -40,6 +42,11 @@ def read_schedule(
                 "leave them out, or build the optimizer without the scheduler"
             )
         return _tried(what, optimizer, attached, lambda twin: copy.deepcopy(attached, {id(optimizer): twin}), horizon)
+    if schedule == "constant" and _was_attached(optimizer) and scheduled(optimizer):
+        raise InvalidValue(
+            f"{what}: a scheduler was attached to this optimizer and is gone, so that its lrs are not known; keep it "
+            "alive, for example return it beside the optimizer, or give schedule= (lambda t: 1.0 for a constant lr)"
+        )
     if isinstance(schedule, str):
         if schedule not in SHAPES:
             near = get_close_matches(schedule, SHAPES, 1) or ["constant"]
@@ -125,10 +132,7 @@ def attached_to(what: str, optimizer: torch.optim.Optimizer) -> LRScheduler | No
 
     Found among the living objects, since an optimizer does not know its scheduler. Raises Unsupported for two apart.
     """
-    if not hasattr(optimizer.step, "_wrapped_by_lr_sched"):
-        return None
-    gc.collect(0)
-    alive = [o for o in gc.get_objects() if issubclass(type(o), LRScheduler) and vars(o).get("optimizer") is optimizer]
+    alive = schedulers_of(optimizer) if _was_attached(optimizer) else []
     inner = {id(part) for o in alive for part in vars(o).get("_schedulers", ())}
     outer = [o for o in alive if id(o) not in inner]
     if len(outer) > 1:
@@ -137,6 +141,22 @@ def attached_to(what: str, optimizer: torch.optim.Optimizer) -> LRScheduler | No
             f"{what}: {names} are both attached to the optimizer; join them (ChainedScheduler), or {REMEDY}"
         )
     return outer[0] if outer else None
+
+
+def _was_attached(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a scheduler has wrapped the optimizer's step, as it does when it is made; it may be gone since."""
+    return hasattr(optimizer.step, "_wrapped_by_lr_sched")
+
+
+def schedulers_of(optimizer: torch.optim.Optimizer) -> list[LRScheduler]:
+    """Every living scheduler of an optimizer, those within others too."""
+    return [o for o in living(LRScheduler) if vars(o).get("optimizer") is optimizer]
+
+
+def living(kind: type[Thing]) -> list[Thing]:
+    """All objects of a class that are alive."""
+    gc.collect(0)
+    return [o for o in gc.get_objects() if issubclass(type(o), kind)]
 
 
 def stand_in(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
