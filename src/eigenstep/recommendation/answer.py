@@ -99,7 +99,7 @@ def _interval(search: LrSearch, lr: float) -> tuple[float, float]:
     short = search.chosen is None or search.chosen.step < SHORT * search.horizon
     still = search.winner is not None and _stood_still(search.winner, search.rehearsal.start)
     wider = 2.0 if short or still or search.missing is not None else 1.0
-    ends = [lane.lr for lane in search.everything if lane.lr > lr and lane.diverged]
+    ends = [lane.lr for lane in search.alike if lane.lr > lr and lane.diverged]
     if search.edge is not None and search.rehearsal.schedule.constant:
         ends.append(search.edge[1])
     return lr / (below * wider), min([lr * above * wider, *ends])

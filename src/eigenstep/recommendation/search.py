@@ -6,31 +6,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from eigenstep.bridge.param_groups import adapts
+from eigenstep.recommendation import plan
 from eigenstep.rehearsal import Bottomless, Lane, Rehearsal, Spent
 from eigenstep.rehearsal.lanes import unbounded
-
-# Of the budget of steps, for 1,000: trials of 20 steps find the edge; 6 candidates, a factor 2 apart, are run for 40
-# steps, and of the 4 around their best those that lower the loss for about 150, as long as what is left allows: so is
-# the answer itself at last. Chosen on the development tasks of benchmarks/advice, where plans that cut more often,
-# after fewer steps, lost .03 of the score: after 40 updates every lr within a factor 4 of the best looks alike.
-TRIAL, FIRST = 0.02, 0.04
-CANDIDATES, FINALISTS = 6, (1, 0, -1)  # the latter in steps from the best of the former
-FAST_FIRST, FAST_CANDIDATES, FAST_FINALISTS = 0.06, 3, (0, -1)
-SPACING = 2.0
-ABOVE = 4.0  # candidates begin this far above the best trial, or at the edge
-# Of the whole fall, in the log loss: a finalist that lies so far from the best counts 1 / e in the answer, since a lead
-# of less is noise; and the answer stays MARGIN below their middle, since too high costs more than too low.
-FLAT, MARGIN = 0.01, 2**0.5
-# A falling lr lets its peak lie above the best constant one: in full where the schedule's mean is half of its peak, as
-# a cosine's. So measured on the development tasks, the margin included; methods that do not adapt diverge sooner above.
-# Squeezed schedules misled there: they stay too short a time at their peak.
-LIFT_ADAPTIVE, LIFT = 2.4, 1.7
-LOOKS = 5  # at the loss, in a run's second half; the last three count
-FAR, FASTER = 10.0, 1.5  # sizes of the loss below 0, and how much more each look must fall than the one before it
-_SHORTEST = 10  # steps below which a verification says nothing: then a finalist, run itself from the start, stands
-_PACE = 3  # steps of the shortest run
-_TRIALS = 0.3  # the share of the budget that finding the edge may take
-_DECADES = 14.0  # how far from the first guess the edge is looked for
 
 
 @dataclass
@@ -52,7 +30,7 @@ class LrSearch:
     @property
     def spacing(self) -> float:
         """The ratio of neighbouring candidates."""
-        return SPACING**2 if self.fast else SPACING
+        return plan.SPACING**2 if self.fast else plan.SPACING
 
     def __post_init__(self) -> None:
         """What candidates run under: a constant lr, or the way up to the schedule's peak, shortened, and the peak."""
@@ -60,7 +38,7 @@ class LrSearch:
         self.held = schedule
         if not schedule.constant:
             rise = schedule.shape().index(max(schedule.shape()))
-            self.held = schedule.held(math.ceil(rise * self._length(FIRST) / schedule.horizon))
+            self.held = schedule.held(math.ceil(rise * self._length(plan.FIRST) / schedule.horizon))
 
     @property
     def horizon(self) -> int:
@@ -86,12 +64,12 @@ class LrSearch:
         key = (schedule is self.held, k)
         known = self.lanes.get(key)
         if known is None or (known.copies is None and not known.diverged):  # given back: to be run from the start anew
-            self.lanes[key] = self.rehearsal.lane(self.base * SPACING**k, schedule)
+            self.lanes[key] = self.rehearsal.lane(self.base * plan.SPACING**k, schedule)
         return self.lanes[key]
 
     def _length(self, share: float) -> int:
         budget = self.rehearsal.budget
-        return max(_PACE, min(round(share * (budget.used + budget.left)), self.horizon))
+        return max(plan.PACE, min(round(share * (budget.used + budget.left)), self.horizon))
 
     def good(self) -> list[float]:
         """The exponents whose trials lowered the loss, in order."""
@@ -104,14 +82,14 @@ class LrSearch:
         if not good:
             return None
         worse = [lane.lr for (_, k), lane in self.lanes.items() if k > good[-1]]
-        return self.base * SPACING ** good[-1], min(worse, default=math.inf)
+        return self.base * plan.SPACING ** good[-1], min(worse, default=math.inf)
 
     def _trial(self, k: float) -> bool:
         """Whether a larger lr may still do: a short run at this exponent lowers the loss, or leaves it where it was."""
         lane = self.lane(k)
         if not self.rehearsal.budget.used:  # a few steps tell the pace, by which the time allows so many more
-            self.rehearsal.run(lane, min(_PACE, self.horizon), looks=1)
-        self.rehearsal.run(lane, self._length(TRIAL), looks=1)
+            self.rehearsal.run(lane, min(plan.PACE, self.horizon), looks=1)
+        self.rehearsal.run(lane, self._length(plan.TRIAL), looks=1)
         if lane.diverged:
             lane.free()
         return lane.loss <= self.rehearsal.start  # equal: too small a step to tell, as on a plateau
@@ -119,10 +97,10 @@ class LrSearch:
     def _bracket(self) -> None:
         """Find two exponents next to each other, the lower of which does not raise the loss and the upper does."""
         self.stage = "while the edge was being looked for"
-        far = _DECADES / math.log10(SPACING)
+        far = plan.DECADES / math.log10(plan.SPACING)
         k, up = 0, self._trial(0)
         tried, budget = [0], self.rehearsal.budget
-        allowed = _TRIALS * (budget.used + budget.left)
+        allowed = plan.TRIALS * (budget.used + budget.left)
         while budget.used < allowed and abs(k) < far:
             step = 2 if up else -2
             tried.append(k + step)
@@ -148,12 +126,12 @@ class LrSearch:
         """Run candidates below the edge for a while, then those around the best of them as long as steps allow."""
         self.stage = "before any candidates were compared"
         best = self._exponent(min(self.lanes.values(), key=lambda lane: lane.loss))
-        top = min(self.good()[-1], best + round(math.log(ABOVE, SPACING)))
+        top = min(self.good()[-1], best + round(math.log(plan.ABOVE, plan.SPACING)))
         stride, budget = 2 if self.fast else 1, self.rehearsal.budget
-        number, share = (FAST_CANDIDATES, FAST_FIRST) if self.fast else (CANDIDATES, FIRST)
+        number, share = (plan.FAST_CANDIDATES, plan.FAST_FIRST) if self.fast else (plan.CANDIDATES, plan.FIRST)
         self._run([top - stride * i for i in range(number)], self._length(share))
         best = self._exponent(self.order[0])
-        around = [best + stride * step for step in (FAST_FINALISTS if self.fast else FINALISTS)]
+        around = [best + stride * step for step in (plan.FAST_FINALISTS if self.fast else plan.FINALISTS)]
         chosen = [k for k in around if k == best or not self._raises(k)]
         runs = len(chosen) + 2 - self.fast  # one more where they point to, and the answer's own
         whole = self.held is not self.rehearsal.schedule and runs * self.horizon <= budget.left
@@ -163,8 +141,31 @@ class LrSearch:
         done = [lane.step for lane in begun]  # steps that they go on from
         length = max([3, *done, min(self.horizon, (budget.left + sum(done)) // runs)])
         self._run(chosen, length, whole)
-        if not self.fast and (beyond := self._beyond()) is not None:
+        if whole:
+            self._climb(chosen, stride)
+        fits = not whole or 2 * self.horizon <= budget.left
+        if not self.fast and fits and (beyond := self._beyond()) is not None:
             self._run([*chosen, beyond], length, whole)
+
+    def _climb(self, chosen: list[float], stride: int) -> None:
+        """Go on upward under the whole schedule, whatever was seen with the lr held, while the highest is the best.
+
+        One run is kept for the answer.
+        """
+        while self._exponent(self.order[0]) == max(chosen) and 2 * self.horizon <= self.rehearsal.budget.left:
+            chosen.append(max(chosen) + stride)
+            self._run(chosen, self.horizon, whole=True)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what was compared last ran under the whole of a schedule that moves the lr."""
+        schedule = self.rehearsal.schedule
+        return not schedule.constant and bool(self.order) and self.order[0].schedule is schedule
+
+    @property
+    def alike(self) -> list[Lane]:
+        """The runs that may be compared with the answer's: where whole schedules were run, those alone."""
+        return [lane for lane in self.everything if not self.whole or lane.schedule is self.rehearsal.schedule]
 
     def _beyond(self) -> float | None:
         """Where one more finalist tells most: past the best if it is the last one, else half way to the better side."""
@@ -183,7 +184,7 @@ class LrSearch:
         for lane in [lane for lane in self.lanes.values() if lane not in chosen]:
             lane.free()
         for lane in chosen:
-            self.rehearsal.run(lane, length, looks=LOOKS)
+            self.rehearsal.run(lane, length, looks=plan.LOOKS)
         self.order = sorted(chosen, key=self.rank)
         self.stage = f"after {len(chosen)} candidates had been compared over {length} steps each"
         if self.watch is not None and not self.order[0].diverged:
@@ -191,7 +192,7 @@ class LrSearch:
 
     def _exponent(self, lane: Lane) -> float:
         """A lane's exponent, whole or half."""
-        return round(2 * math.log(lane.lr / self.base, SPACING)) / 2
+        return round(2 * math.log(lane.lr / self.base, plan.SPACING)) / 2
 
     def _raises(self, k: float) -> bool:
         """Whether a run at this exponent has raised the loss, or diverged."""
@@ -205,21 +206,26 @@ class LrSearch:
         if lr is None:
             return
         length = min(self.horizon, budget.left)  # as long as the finalists, and what dividing has left over
-        if length >= min(_SHORTEST, self.horizon):
+        if length >= min(plan.SHORTEST, self.horizon):
             schedule = self.rehearsal.schedule
             as_it_is = schedule.constant or length == self.horizon
             check = self.rehearsal.lane(lr, schedule if as_it_is else schedule.squeezed(length))
             self.check = check
-            self.rehearsal.run(check, length, looks=LOOKS)
+            self.rehearsal.run(check, length, looks=plan.LOOKS)
             if check.loss < self.rehearsal.start:
-                self.chosen = check
+                self.chosen = self.order[0] if self.whole and self._worse(check) else check
                 return
         held = [lane for lane in self.order if lane.loss < self.rehearsal.start]
         self.chosen = max((lane for lane in held if lane.lr < lr), key=lambda lane: lane.lr, default=held[0])
 
+    def _worse(self, check: Lane) -> bool:
+        """Whether the answer's own run ended above the best finalist, under the same schedule, by more than noise."""
+        best = self.rank(self.order[0])
+        return self.rank(check) - best > plan.FLAT * (self.level(self.rehearsal.start) - best)
+
     def _look_for_a_floor(self) -> None:
         """Say that the loss is unbounded where the lowest run and the answer's are far below 0 and fall ever faster."""
-        size = FAR * max(abs(self.rehearsal.start), self.rehearsal.fall)
+        size = plan.FAR * max(abs(self.rehearsal.start), self.rehearsal.fall)
         lanes = [lane for lane in (self.winner, self.chosen) if lane is not None]
         if lanes and all(lane.losses[-1] < -size and _ever_faster(lane.tail()) for lane in lanes):
             self.unbounded = unbounded(lanes[0].lr, self.rehearsal.start, lanes[0].losses[-1], lanes[0].step)
@@ -249,18 +255,18 @@ class LrSearch:
             return None
         levels = [self.rank(lane) for lane in held]
         best = min(levels)
-        scale = FLAT * (self.level(self.rehearsal.start) - best)
+        scale = plan.FLAT * (self.level(self.rehearsal.start) - best)
         weights = [math.exp((best - level) / scale) for level in levels]
         total = math.fsum(w * math.log(lane.lr) for w, lane in zip(weights, held, strict=True))
-        return math.exp(total / math.fsum(weights)) / MARGIN * self.lift
+        return math.exp(total / math.fsum(weights)) / plan.MARGIN * self.lift
 
     @property
     def lift(self) -> float:
         """How far a peak may lie above the lr that is best held; 1 for a constant lr, and after whole schedules."""
         schedule = self.rehearsal.schedule
-        if schedule.constant or not self.order or self.order[0].schedule is schedule:
+        if schedule.constant or not self.order or self.whole:
             return 1.0
-        full = LIFT_ADAPTIVE if adapts(self.rehearsal.optimizer) else LIFT
+        full = plan.LIFT_ADAPTIVE if adapts(self.rehearsal.optimizer) else plan.LIFT
         return math.pow(full, min(1.0, 2 * (1 - schedule.mean)))
 
     @property
@@ -271,8 +277,8 @@ class LrSearch:
 
     @property
     def winner(self) -> Lane | None:
-        """Of all runs the one that ended lowest, below the start; None if none did."""
-        held = [lane for lane in self.everything if lane.loss < self.rehearsal.start]
+        """Of the runs alike the one that ended lowest, below the start; None if none did."""
+        held = [lane for lane in self.alike if lane.loss < self.rehearsal.start]
         return min(held, key=lambda lane: lane.loss, default=None)
 
     def level(self, loss: float) -> float:
@@ -291,4 +297,4 @@ class LrSearch:
 def _ever_faster(losses: Sequence[float]) -> bool:
     """Whether a loss falls more from look to look, each time by a factor, as it does where it has no floor."""
     falls = [a - b for a, b in pairwise(losses)]
-    return len(falls) > 2 and all(after > FASTER * before > 0 for before, after in pairwise(falls))
+    return len(falls) > 2 and all(after > plan.FASTER * before > 0 for before, after in pairwise(falls))

@@ -2,8 +2,9 @@
 
 import math
 
+from eigenstep.recommendation.plan import MARGIN
 from eigenstep.recommendation.request import Request
-from eigenstep.recommendation.search import MARGIN, LrSearch
+from eigenstep.recommendation.search import LrSearch
 from eigenstep.recommendation.start import StartMeasurements
 from eigenstep.rehearsal import PROBE_BATCHES, Lane, Rehearsal
 from eigenstep.rehearsal.schedule import updates
@@ -34,8 +35,9 @@ def nothing_falls(search: LrSearch, start: float, measured: StartMeasurements) -
 def reason(search: LrSearch, winner: Lane, measured: StartMeasurements) -> str:
     """Return why this lr, in sentences that are true of the table of what was run."""
     edge, chosen = search.edge or (winner.lr, math.inf), search.chosen
-    lrs = {lane.lr for lane in search.everything}
-    text = f"of {len(lrs)} learning rates rehearsed {winner.lr:.3g} brought the loss lowest: {_told(winner, search)}."
+    rehearsed = f"rehearsed{' over the whole schedule' if search.whole else ''}"
+    lrs = {lane.lr for lane in search.alike}
+    text = f"of {len(lrs)} learning rates {rehearsed} {winner.lr:.3g} brought the loss lowest: {_told(winner, search)}."
     if chosen is not None and chosen is not winner:
         text += f" The answer, {chosen.lr:.3g}, brought it to {_told(chosen, search)}"
         text += f"{_why_this(chosen, search)}."
@@ -46,7 +48,7 @@ def reason(search: LrSearch, winner: Lane, measured: StartMeasurements) -> str:
     upper = (
         f"from {edge[1]:.3g} on it diverged or the loss rose" if math.isfinite(edge[1]) else "no larger lr was tried"
     )
-    text += f" Short runs lowered the loss up to {edge[0]:.3g}, {upper}"
+    text += f" {'Runs' if search.whole else 'Short runs'} lowered the loss up to {edge[0]:.3g}, {upper}"
     return f"{text}{_beside_the_limit(search, measured)}."
 
 
@@ -54,6 +56,8 @@ def _why_this(chosen: Lane, search: LrSearch) -> str:
     """How the answer came about, where it is not the lowest run."""
     if chosen is search.check:
         return f": it is {_middle(search)}"
+    if search.check is not None and search.check.loss < search.rehearsal.start:
+        return f"; {search.check.lr:.3g}, the middle of the best, ended higher when it was run itself"
     if search.check is not None:
         return f"; {search.check.lr:.3g}, the middle of the best, did not lower the loss when it was run itself"
     return "; no steps were left to run the middle of the best itself"
