@@ -52,7 +52,7 @@ def _loops(rehearsal: Rehearsal, lr: float, number: int, shrink: float) -> Tenso
     hook = optimizer.register_step_pre_hook(lambda *_: None if seen else seen.append(_gradient(optimizer)))
     restore.seed_all(rehearsal.seed)
     try:
-        rehearsal.take(model, optimizer, rehearsal.stream[number], False)
+        rehearsal.take(model, optimizer, rehearsal.stream[number])
     finally:
         hook.remove()
     return seen[0] if seen else None
