@@ -86,7 +86,7 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: es.Optimizer(MODEL, es.Adam()), "Linear is no parameters; give model.parameters()"),  # type: ignore
     (lambda: es.Optimizer(3, es.Adam()), "int is no parameters"),  # type: ignore
     (lambda: es.diagnose(objective(), sgd(), clip="1"), "clip='1' must be positive"),  # type: ignore
-    (lambda: es.diagnose(objective(), sgd(), train=5), "train= is int, which yields no batches"),
+    (lambda: es.diagnose(objective(), sgd(), train=5), "train is int, which yields no batches"),
     (lambda: es.diagnose(objective(), sgd(), batches=-1), "batches=-1 must be a whole number"),
     (lambda: es.diagnose(objective(), sgd(), seed="a"), "seed='a' must be a whole number"),  # type: ignore
     (lambda: es.measure(objective(), seed="a"), "seed='a' must be a whole number"),  # type: ignore

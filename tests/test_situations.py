@@ -314,12 +314,15 @@ def test_18_tiny_batches() -> None:
 
 def test_19_lr_zero_in_a_warm_up() -> None:
     net, batch = tanh_net(), digits()
+    waiting = diagnosed(net, SGD(net.parameters(), lr=0.0), batch)
+    assert waiting.verdict == "waiting" and waiting.ratio is None and "lr = 0" in waiting.reasons["ratio"]
     sgd = SGD(net.parameters(), lr=0.1)
-    torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: step / 10)
-    found = diagnosed(net, sgd, batch)
-    assert found.verdict == "waiting" and found.ratio is None and "lr = 0" in found.reasons["ratio"]
-    assert found.max_stable_lr == pytest.approx(limit(net, SGD, batch), rel=0.01)
-    assert any("lr schedule is attached" in note for note in found.notes)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: min(step / 10, 1.0))
+    warming = diagnosed(net, sgd, batch)
+    assert scheduler.last_epoch == 0 and warming.verdict == "safe"
+    assert warming.ratio == pytest.approx(0.1 / limit(net, SGD, batch), rel=0.01)
+    for found in (waiting, warming):
+        assert found.max_stable_lr == pytest.approx(limit(net, SGD, batch), rel=0.01)
 
 
 def test_20_lion_is_judged_by_one_step() -> None:

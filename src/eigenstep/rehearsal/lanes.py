@@ -208,8 +208,11 @@ class Rehearsal:
                 )
             wild = not value <= far
             if wild or lane.step in due:
+                loss = (
+                    math.inf if wild else self.loss_of(lane.copies[0])
+                )  # first, since it may be interrupted
                 lane.points.append(lane.step)
-                lane.losses.append(math.inf if wild else self.loss_of(lane.copies[0]))
+                lane.losses.append(loss)
                 lane.diverged = not math.isfinite(lane.losses[-1])
 
     def _step(self, lane: Lane, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
