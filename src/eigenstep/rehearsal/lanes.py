@@ -208,9 +208,7 @@ class Rehearsal:
                 )
             wild = not value <= far
             if wild or lane.step in due:
-                loss = (
-                    math.inf if wild else self.loss_of(lane.copies[0])
-                )  # first, since it may be interrupted
+                loss = math.inf if wild else self.loss_of(lane.copies[0])  # first, since it may be interrupted
                 lane.points.append(lane.step)
                 lane.losses.append(loss)
                 lane.diverged = not math.isfinite(lane.losses[-1])
