@@ -173,10 +173,15 @@ class Rehearsal:
 
     def lane(self, lr: float, schedule: Schedule | None = None) -> Lane:
         """A new lane from the start, under a schedule of its own or the rehearsal's."""
-        model, optimizer = copied(self.what, self.model, self.optimizer)
         schedule = schedule or self.schedule
+        return Lane(lr, schedule, *self.copies(lr, schedule), self.start, self._held)
+
+    def copies(self, lr: float, schedule: Schedule) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """A model and its optimizer as they are before the first update; gradient scalers as at the start, too."""
+        model, optimizer = copied(self.what, self.model, self.optimizer)
         schedule.put(optimizer, lr, 0)
-        return Lane(lr, schedule, model, optimizer, self.start, self._held)
+        self.scalers.put(self._held)
+        return model, optimizer
 
     def run(self, lane: Lane, until: int, *, looks: int = 3) -> None:
         """Train a lane until it has taken `until` steps or diverged, with so many looks at the loss.

@@ -70,8 +70,7 @@ def _objectives(rehearsal: Rehearsal, lr: float, number: int, shrink: float) -> 
 
 def _copies(rehearsal: Rehearsal, lr: float, shrink: float) -> tuple[Any, torch.optim.Optimizer]:
     """A model and its optimizer as a lane begins with them, the weights multiplied."""
-    copies = rehearsal.lane(lr).copies
-    assert copies is not None
+    copies = rehearsal.copies(lr, rehearsal.schedule)
     with torch.no_grad():
         for p in params_of(copies[1]):
             p.mul_(shrink)
