@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
+from bowl import Bowl, train
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
@@ -13,21 +14,6 @@ import eigenstep as es
 from eigenstep.errors import InvalidValue, Unsupported
 from eigenstep.training import Monitor, StabilityLR
 from eigenstep.training.control.stability_lr import CEILING, RISE
-
-CURVATURES = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
-
-
-class Bowl(nn.Module):
-    """A quadratic whose largest eigenvalue is 4 * scale."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.ones(3, dtype=torch.float64))
-        self.scale, self.floor, self.quartic = 1.0, 0.0, 0.0
-
-    def forward(self, _: object = None) -> Tensor:
-        bent = self.quartic * (self.w**4).sum() if self.quartic else 0.0
-        return 0.5 * self.scale * (CURVATURES * self.w**2).sum() + bent + self.floor
 
 
 def loss(model: nn.Module, batch: object) -> Tensor:
@@ -41,17 +27,6 @@ def made(
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     monitor = Monitor(es.Objective(model, loss, torch.zeros(1)), optimizer)
     return model, optimizer, StabilityLR(optimizer, monitor, **options)
-
-
-def train(model: Bowl, optimizer: torch.optim.Optimizer, scheduler: StabilityLR, updates: int) -> list[float]:
-    lrs = []
-    for _ in range(updates):
-        lrs.append(optimizer.param_groups[0]["lr"])
-        optimizer.zero_grad()
-        model().backward()
-        optimizer.step()
-        scheduler.step()
-    return lrs
 
 
 def stand(optimizer: torch.optim.Optimizer, scheduler: StabilityLR, updates: int = 1) -> list[float]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
+from bowl import Bowl, train
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -102,18 +103,6 @@ def test_a_trial_that_diverges_is_infinite() -> None:
     assert math.isinf(found.highest) and math.isinf(found.end)
 
 
-class Bowl(nn.Module):
-    """A quadratic whose largest eigenvalue is 4 * scale: gradient descent's limit is .5 / scale."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.ones(3, dtype=torch.float64))
-        self.scale = 1.0
-
-    def forward(self, _: object = None) -> Tensor:
-        return 0.5 * self.scale * (torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64) * self.w**2).sum()
-
-
 def kept(
     lr: float, schedule: Callable[[int], float] | None = None, **options: object
 ) -> tuple[Bowl, torch.optim.Optimizer, es.StabilityLR]:
@@ -124,55 +113,44 @@ def kept(
     return model, optimizer, es.StabilityLR(optimizer, monitor, schedule=inner, **options)
 
 
-def lrs_of(model: Bowl, optimizer: torch.optim.Optimizer, scheduler: es.StabilityLR, updates: int) -> list[float]:
-    lrs = []
-    for _ in range(updates):
-        lrs.append(optimizer.param_groups[0]["lr"])
-        optimizer.zero_grad()
-        model().backward()
-        optimizer.step()
-        scheduler.step()
-    return lrs
-
-
 @pytest.mark.parametrize(("lr", "expected"), [(0.49, 0.49), (0.6, 0.6 * BELOW[1]), (0.9, 0.9 * BELOW[2]), (2, 0.45)])
 def test_what_diverges_is_lowered_to_a_part_that_trains_or_else_to_the_limits_target(
     lr: float, expected: float
 ) -> None:
     model, optimizer, scheduler = kept(lr)
-    assert lrs_of(model, optimizer, scheduler, 15) == pytest.approx([expected] * 15, rel=1e-6)
+    assert train(model, optimizer, scheduler, 15) == pytest.approx([expected] * 15, rel=1e-6)
 
 
 def test_what_was_refused_at_a_sharp_start_is_used_once_it_trains() -> None:
     model, optimizer, scheduler = kept(0.6)
-    lrs = lrs_of(model, optimizer, scheduler, 3)
+    lrs = train(model, optimizer, scheduler, 3)
     model.scale = 0.5
-    lrs += lrs_of(model, optimizer, scheduler, 2 * WAIT)
+    lrs += train(model, optimizer, scheduler, 2 * WAIT)
     assert lrs[0] == pytest.approx(0.6 * BELOW[1]) and lrs[-1] == 0.6
 
 
 def test_a_schedule_that_rises_stops_short_of_where_trials_diverge_and_is_followed_as_it_falls() -> None:
     asked = [0.15, 0.3, 0.45, 0.6, 0.6, 0.6, 0.45, 0.3, 0.15, 0.15]
-    lrs = lrs_of(*kept(1.0, lambda k: asked[min(k, 9)]), 10)
+    lrs = train(*kept(1.0, lambda k: asked[min(k, 9)]), 10)
     assert lrs == pytest.approx([min(lr, 0.3 * 1.41) for lr in asked])  # .3 * 2 is past the limit, .5
 
 
 def test_a_run_that_fails_where_trials_went_well_is_led_by_the_limit_from_then_on() -> None:
     model, optimizer, scheduler = kept(0.4)
-    assert lrs_of(model, optimizer, scheduler, 10) == [0.4] * 10
+    assert train(model, optimizer, scheduler, 10) == [0.4] * 10
     model.w.data.fill_(1.0)
     model.scale = 100.0  # the limit is .005 now: the loss grows 25,000 times an update
-    lrs = lrs_of(model, optimizer, scheduler, 60)
+    lrs = train(model, optimizer, scheduler, 60)
     assert lrs[: LOOK - 1] == [0.4] * (LOOK - 1) and 0.001 < max(lrs[LOOK:]) <= 0.9 * 0.005 * (1 + 1e-6)
     highest = float(model().detach())
-    lrs_of(model, optimizer, scheduler, 100)
+    train(model, optimizer, scheduler, 100)
     assert float(model().detach()) < highest / 100
 
 
 def test_where_the_limit_leads_lr_is_halved_while_the_loss_is_back_above_its_first() -> None:
     model, optimizer, scheduler = kept(2.0, target=0.5, every=1, follow=0.0)
     first = float(model().detach())
-    lrs_of(model, optimizer, scheduler, 10)
+    train(model, optimizer, scheduler, 10)
     before, after = optimizer.param_groups[0]["lr"], []
     for share in (0.5, 0.9, 1.1, 1.2, 0.9):
         model.w.data.mul_((share * first / float(model().detach())) ** 0.5)
@@ -193,20 +171,20 @@ def test_what_is_tried_and_led_by_the_limit_does_not_depend_on_the_clock(lr: flo
     def lrs(spent: float) -> list[float]:
         model, optimizer, scheduler = kept(lr)
         scheduler.monitor.cadence.measuring = spent
-        first = lrs_of(model, optimizer, scheduler, 15)
+        first = train(model, optimizer, scheduler, 15)
         model.scale = 0.5
-        return first + lrs_of(model, optimizer, scheduler, 30)
+        return first + train(model, optimizer, scheduler, 30)
 
     assert lrs(-1e9) == lrs(1e9)
 
 
 def test_it_resumes_with_what_it_trusts() -> None:
     model, optimizer, scheduler = kept(0.6)
-    lrs_of(model, optimizer, scheduler, 5)
+    train(model, optimizer, scheduler, 5)
     saved = scheduler.state_dict(), model.w.detach().clone()
-    expected = lrs_of(model, optimizer, scheduler, 30)
+    expected = train(model, optimizer, scheduler, 30)
     model, optimizer, scheduler = kept(0.6)
     scheduler.load_state_dict(saved[0])
     model.w.data.copy_(saved[1])
     optimizer.param_groups[0]["lr"] = scheduler.get_last_lr()[0]
-    assert lrs_of(model, optimizer, scheduler, 30) == expected
+    assert train(model, optimizer, scheduler, 30) == expected
